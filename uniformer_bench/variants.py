@@ -5,7 +5,9 @@ multiply-accumulates counted by fvcore (its README and paper, arXiv 2201.04676, 
 """
 
 from dataclasses import dataclass
+from typing import Any
 
+from uniformer_bench.cost import cost
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest
 from uniformer_bench.spec import ArchSpec, PatchSpec, StageSpec, Triple
@@ -158,3 +160,15 @@ def find_variant(name: str) -> Variant:
 def variant(name: str) -> ArchSpec:
     """The architecture of that name."""
     return find_variant(name).spec
+
+
+def variant_rows() -> list[dict[str, Any]]:
+    """Every variant with its cost at the input it is usually measured at, as plain data."""
+    return [_row(v) for v in VARIANTS.values()]
+
+
+def _row(v: Variant) -> dict[str, Any]:
+    total = cost(v.spec, frames=v.frames, size=v.size, num_classes=v.num_classes)
+    plain = {"variant": v.name, "spec_id": v.spec.id, "pattern": v.spec.pattern, "num_classes": v.num_classes}
+    at = {"frames": v.frames, "size": v.size, "params": total.params, "macs": total.macs, "flops": total.flops}
+    return plain | at | {"published_params_m": v.published_params_m, "published_gmacs": v.published_gmacs}

@@ -1,0 +1,513 @@
+"""The report: its data by equality on small runs made by hand, and the page's promises on a synthetic run."""
+
+import base64
+import gzip
+import hashlib
+import json
+import math
+import re
+from collections import Counter
+from html.parser import HTMLParser
+
+import plotly.graph_objects as go
+import pytest
+
+from tests.make_run import INPUT, make_run, save_run
+from uniformer_bench import ArchSpec, cost, variant
+from uniformer_bench.files import parse_yaml
+from uniformer_bench.report.answer import Choice, Step, answer, knee, sentence
+from uniformer_bench.report.arch import Input, read_input, spec_python, spec_yaml, view
+from uniformer_bench.report.drawing import COLUMN, TALL, drawing, scale_of, thumbnail
+from uniformer_bench.report.effects import PatternCell, effects, patterns
+from uniformer_bench.report.figures import ROLES, effects_figure, front_figure, history_figure, pattern_figure, role
+from uniformer_bench.report.info import (
+    Axes,
+    Cause,
+    Fate,
+    History,
+    Trial,
+    choose_axes,
+    fates,
+    front_of,
+    history,
+    phases,
+    read_trials,
+)
+from uniformer_bench.report.page import render, write_report
+from uniformer_bench.report.text import duration, number, shown, signed
+from uniformer_bench.runs import Run
+
+AXES = Axes("accuracy", "latency")
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"
+
+
+def trial(n, accuracy=None, latency=None, **more):
+    values = {"accuracy": accuracy, "latency": latency, **more.pop("values", {})}
+    return Trial(n, values={key: value for key, value in values.items() if value is not None}, **more)
+
+
+# paper: 80 % at 2 ms. 1 is as good and twice as fast, 2 better at the same cost, 3 best and dear, 4 dominated.
+PAPER = trial(0, 0.80, 2.0, baseline="paper pattern", pattern="LLGG")
+FIVE = (PAPER, trial(1, 0.80, 1.0), trial(2, 0.85, 2.0), trial(3, 0.90, 4.0), trial(4, 0.70, 3.0))
+
+
+# the data
+
+
+def test_a_record_becomes_a_trial():
+    record = {
+        "number": 3,
+        "state": "pruned",
+        "reason": "rung 1",
+        "spec_id": "ab",
+        "spec": {"stages": [{"mixer": "local"}, {"mixer": "split"}]},
+        "baseline": None,
+        "params": {"stage1.kernel": [1, 3, 3]},
+        "metrics": {"accuracy": 0.5, "latency": float("nan"), "macs": None, "unheard of": 1},
+        "intervals": {"accuracy": [0.4, 0.6], "latency": [None, 1]},
+        "seconds": {"train": 1.5, "build": None},
+        "finished_s": 9.5,
+    }
+    assert read_trials([record]) == (
+        Trial(3, "pruned", "rung 1", None, "ab", "LS", False, {"accuracy": 0.5}, {"accuracy": (0.4, 0.6)},
+              {"stage1.kernel": "1x3x3"}, {"train": 1.5}, 9.5, record["spec"]),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("objectives", "axes"),
+    [
+        (["accuracy", "latency"], ("accuracy", "latency")),
+        (["macs", "accuracy"], ("accuracy", "macs")),
+        (["throughput", "memory"], ("throughput", "memory")),
+        (["latency"], ("accuracy", "latency")),
+        ([], ("accuracy", "latency")),
+    ],
+)
+def test_the_axes_are_what_is_wanted_and_what_it_costs(objectives, axes):
+    assert choose_axes(objectives) == axes
+
+
+def test_the_front_is_what_nothing_beats():
+    assert [t.number for t in front_of(FIVE, AXES)] == [1, 2, 3]
+    assert front_of([trial(0, 0.9, 1.0, state="infeasible"), trial(1, 0.5)], AXES) == ()
+
+
+def test_the_front_of_equal_trials_is_the_first_of_them():
+    assert [t.number for t in front_of([trial(0, 0.5, 1.0), trial(1, 0.5, 1.0)], AXES)] == [0]
+
+
+def test_fates_are_counted_by_state_and_message():
+    trials = [
+        trial(0),
+        trial(1, state="oom", reason="b"),
+        trial(2, state="oom", reason="a"),
+        trial(3, state="oom", reason="a"),
+        trial(4, state="refused"),
+    ]
+    assert fates(trials) == (
+        Fate("complete", 1, ()),
+        Fate("oom", 3, (Cause("a", (2, 3)), Cause("b", (1,)))),
+        Fate("refused", 1, ()),
+    )
+
+
+def test_seconds_add_up_by_phase():
+    trials = [trial(0, seconds={"build": 1.0, "train": 2.0}), trial(1, seconds={"build": 0.5, "memory": 4.0})]
+    assert phases(trials) == (("build", 1.5), ("train", 2.0), ("memory", 4.0))
+
+
+def test_the_baselines_level_is_known_where_they_came_first():
+    past = {"history": [[1.0, 0, 0.2], [2.0, 1, 0.3], [3.0, 2, 0.5], [None, 3, 0.5]]}
+    baselines = [trial(0, baseline="a"), trial(1, baseline="b"), trial(2)]
+    assert history(past, baselines) == History(((1.0, 0, 0.2), (2.0, 1, 0.3), (3.0, 2, 0.5)), 0.3)
+    assert history(past, [trial(0), trial(1, baseline="b")]).level is None
+    assert history({}, []) == History((), None)
+
+
+# the answer
+
+
+def test_the_pick_is_the_most_accurate_no_slower_than_the_paper():
+    found = answer(FIVE, AXES)
+    assert found.reference == 0
+    assert found.choice == Choice(pick=2, cheaper=1, better=3)
+    assert found.rule == "The most accurate architecture that is no slower than the baseline “paper pattern”."
+
+
+def test_a_budget_changes_the_pick():
+    steps = answer(FIVE, AXES).ladders["latency"]
+    assert steps == (
+        Step(1.0, Choice(1, None, 3)),
+        Step(2.0, Choice(2, 1, 3)),
+        Step(4.0, Choice(3, 1, None)),
+    )
+
+
+def test_a_budget_on_another_metric_looks_at_every_complete_trial():
+    trials = (trial(0, 0.8, 1.0, values={"memory": 9.0}), trial(1, 0.7, 2.0, values={"memory": 5.0}))
+    assert answer(trials, AXES).ladders["memory"] == (Step(5.0, Choice(1, None, 0)), Step(9.0, Choice(0)))
+
+
+def test_without_baselines_the_pick_is_the_knee():
+    # (1, 0.5) to (5, 0.9): the line passes 0.6 at 2, and 0.85 is the farthest above
+    trials = [trial(0, 0.5, 1.0), trial(1, 0.85, 2.0), trial(2, 0.86, 4.0), trial(3, 0.9, 5.0)]
+    assert knee(trials, AXES).number == 1
+    found = answer(trials, AXES)
+    assert found.choice == Choice(1, 0, 3)
+    assert "no baseline was measured" in found.rule
+    assert found.sentences[1] == "85.0\u00a0% at 2.00\u00a0ms."
+
+
+def test_one_trial_is_the_answer_and_none_is_none():
+    assert answer([trial(0, 0.5, 1.0)], AXES).choice == Choice(0)
+    empty = answer([trial(0, state="crashed")], AXES)
+    assert empty.choice is None
+    assert empty.rule == "No trial has both validation accuracy and latency yet."
+
+
+def test_a_sentence_says_ratio_and_points():
+    assert sentence(FIVE[1], PAPER, AXES) == "2.00× faster than “paper pattern” at the same validation accuracy."
+    assert sentence(FIVE[3], PAPER, AXES) == "2.00× slower than “paper pattern” at +10.0 points of validation accuracy."
+    assert sentence(PAPER, PAPER, AXES) == "The baseline “paper pattern” itself: 80.0\u00a0% at 2.00\u00a0ms."
+    other = Axes("accuracy", "macs")
+    fewer = trial(1, 0.79, values={"macs": 2e9})
+    assert sentence(fewer, trial(0, 0.8, values={"macs": 4e9}, baseline="b"), other) == (
+        "2.00× better in MACs than “b” at −1.0 points of validation accuracy."
+    )
+
+
+def test_a_sentence_carries_intervals():
+    # log half widths 0.3 and 0.4 make 0.5: 2 to 2 e^±0.5; half widths 3 and 4 points make 5
+    a = trial(1, 0.88, 1.0, intervals={"latency": (math.exp(-0.3), math.exp(0.3)), "accuracy": (0.85, 0.91)})
+    b = trial(0, 0.80, 2.0, baseline="b", intervals={"latency": (2 * math.exp(-0.4), 2 * math.exp(0.4)), "accuracy": (0.76, 0.84)})  # noqa: E501 # fmt: skip
+    assert sentence(a, b, AXES) == (
+        "2.00× faster than “b” (1.21 to 3.30×) at +8.0 points of validation accuracy (+3.0 to +13.0)."
+    )
+    near = a._replace(values={"accuracy": 0.83, "latency": 1.9})
+    assert sentence(near, b, AXES).startswith("Level with “b” in latency (1.05×, 0.")
+    assert "with no difference in validation accuracy that could be told (+3.0 points, −2.0 to +8.0)" in sentence(
+        near, b, AXES
+    )
+
+
+# what matters
+
+
+def test_effects_are_against_the_mean_of_those_that_have_the_parameter():
+    trials = [
+        trial(0, 0.6, params={"mixer": "local", "lr": 1}),
+        trial(1, 0.6, params={"mixer": "local", "lr": 2}),
+        trial(2, 0.9, params={"mixer": "global", "lr": 1}),
+        trial(3, 0.9, params={"mixer": "global", "lr": 2}),
+        trial(4, 0.1, params={}),
+        trial(5, 0.0, params={"mixer": "split"}, state="pruned"),
+    ]
+    mixer, lr = effects(trials, "accuracy")
+    assert (mixer.parameter, mixer.share) == ("mixer", 1.0)
+    assert [(e.choice, e.n, round(e.mean, 9)) for e in mixer.effects] == [("global", 2, 0.15), ("local", 2, -0.15)]
+    assert (lr.parameter, lr.share) == ("lr", 0.0)
+    assert [(e.choice, round(e.mean, 9)) for e in lr.effects] == [("1", 0.0), ("2", 0.0)]
+    # two values 0.3 apart: standard deviation 0.3/sqrt 2, of the mean 0.15, times 1.96
+    assert lr.effects[0].high == pytest.approx(0.294)
+
+
+def test_effects_on_latency_are_ratios():
+    trials = [trial(0, latency=1.0, params={"a": "x"}), trial(1, latency=4.0, params={"a": "y"})]
+    (found,) = effects(trials, "latency")
+    assert [(e.choice, e.mean) for e in found.effects] == [("x", pytest.approx(-0.5)), ("y", pytest.approx(1.0))]
+
+
+def test_many_numbers_are_cut_in_thirds():
+    trials = [trial(n, n / 10, params={"lr": n}) for n in range(9)]
+    (found,) = effects(trials, "accuracy")
+    assert [e.choice for e in found.effects] == ["0 to 2", "3 to 5", "6 to 8"]
+
+
+def test_patterns_are_split_in_first_and_last_stages():
+    trials = [trial(0, 0.5, pattern="LLGG"), trial(1, 0.7, pattern="LLGG"), trial(2, 0.6, pattern="LLLG")]
+    assert patterns(trials, "accuracy") == (
+        PatternCell("LL", "GG", 2, pytest.approx(0.6), 0.7),
+        PatternCell("LL", "LG", 1, 0.6, 0.6),
+    )
+
+
+# architectures
+
+
+def test_shares_are_those_of_the_closed_form():
+    spec = variant("s")
+    found = view(Trial(7, spec=spec.to_dict()), Input(16, (224, 224), 400), "my run")
+    total = cost(spec, frames=16, size=224, num_classes=400)
+    assert [s.macs_share for s in found.stages] == [part.macs / total.macs for part in total.stages]
+    assert sum(s.params_share for s in found.stages) == pytest.approx(1 - total.head.params / total.params)
+    assert found.stages[0].grid == (8, 56, 56)
+    assert found.command == "ubench export 'results/my run' --trial 7"
+
+
+def test_yaml_and_python_give_the_same_spec_back():
+    spec = variant("s")
+    assert ArchSpec.from_dict(parse_yaml(spec_yaml(spec), "page")) == spec
+    lines = spec_python(spec, Input(16, (224, 224), 400)).splitlines()
+    names = {}
+    exec("\n".join(line for line in lines if not line.startswith("model")), names)
+    assert names["spec"] == spec
+    assert lines[-1] == "model = ub.build(spec, num_classes=400)  # (B, 3, 16, 224, 224) -> (B, 400)"
+
+
+def test_what_cannot_be_drawn_has_no_view():
+    spec = variant("s").to_dict()
+    assert view(Trial(0), Input(8, (32, 32), 8), "r") is None
+    assert view(Trial(0, spec=spec), None, "r") is None
+    assert view(Trial(0, spec=spec), Input(1, (8, 8), 8), "r") is None
+    assert view(Trial(0, spec={"stages": []}), Input(8, (32, 32), 8), "r") is None
+    assert read_input({}) is None
+    assert read_input({"input": {"frames": 8, "size": 32}, "data": {"classes": 5}}) == Input(8, (32, 32), 5)
+
+
+def test_a_drawing_is_to_scale():
+    views = [view(Trial(0, spec=variant("s").to_dict()), Input(16, (224, 224), 400), "r")]
+    picture = drawing(views[0], scale_of(views))
+    paths = re.findall(r'<path class="(\w+)" d="([^"]+)"', picture)
+    assert [mixer for mixer, _ in paths] == ["local", "local", "global", "global"]
+    assert [path.count("M") for _, path in paths] == [3, 4, 8, 3]  # a cell a block
+    tops = [float(path.split(" ")[1].split("h")[0]) for _, path in paths[:2]]
+    assert tops == [0, TALL / 2]  # 56 and 28 wide grids
+    assert f'viewBox="0 0 {4 * COLUMN} ' in picture
+    assert "local 5×5×5" in picture
+    assert "8 deep, 320 wide" in picture
+    assert "<text" not in thumbnail(views[0], scale_of(views))
+
+
+# figures
+
+
+def test_the_front_figure_holds_the_numbers_in_the_pages_units():
+    trials = (PAPER, trial(1, 0.9, 1.0, front=True, intervals={"accuracy": (0.88, 0.91)}), trial(2, 0.5, 3.0))
+    figure = front_figure(trials, AXES, pick=1)
+    traces = {trace["meta"]: trace for trace in figure["data"]}
+    assert list(traces) == ["line", "dominated", "front", "baseline", "pick"]
+    assert (traces["line"]["x"], traces["line"]["y"], traces["line"]["line"]["shape"]) == ([1.0], [90.0], "hv")
+    assert (traces["front"]["x"], traces["front"]["y"], traces["front"]["customdata"]) == ([1.0], [90.0], [1])
+    assert traces["front"]["error_y"]["array"] == [pytest.approx(1.0)]
+    assert traces["front"]["error_y"]["arrayminus"] == [pytest.approx(2.0)]
+    assert traces["front"]["error_x"]["array"] == [None]
+    assert traces["baseline"]["text"] == ["paper pattern"]
+
+
+def test_roles_differ_by_shape():
+    states = ["complete", "pruned", "infeasible", "oom", "crashed"]
+    assert [role(Trial(0, state)) for state in states] == ["dominated", "pruned", "infeasible", "failed", "failed"]
+    assert role(Trial(0, front=True)) == "front"
+    assert role(PAPER) == "baseline"
+    shapes = [(symbol, size) for _, symbol, size, _ in ROLES.values()]
+    assert len(set(shapes)) == len(shapes)
+
+
+def test_plotly_takes_every_figure():
+    trials = read_trials(make_run(60).trials)
+    figures = [front_figure(trials, AXES, 0), history_figure(History(((0.0, 0, 0.5), (60.0, 1, 0.7)), 0.5))]
+    for key in AXES:
+        figures += [pattern_figure(patterns(trials, key), key), effects_figure(effects(trials, key), key)]
+    for figure in figures:
+        go.Figure(figure)
+        json.dumps(figure, allow_nan=False)
+
+
+def test_the_history_figure_has_the_baselines_level():
+    line, level = history_figure(History(((60.0, 0, 0.5), (120.0, 4, 0.7)), 0.5))["data"]
+    assert (line["x"], line["y"], line["customdata"]) == ([1.0, 2.0], [0.5, 0.7], [0, 4])
+    assert (level["x"], level["y"]) == ([1.0, 2.0], [0.5, 0.5])
+
+
+def test_names_in_figures_are_escaped():
+    hostile = trial(0, 0.5, 1.0, baseline=HOSTILE, params={HOSTILE: HOSTILE})
+    other = trial(1, 0.6, 1.0, params={HOSTILE: "b"})
+    figures = [front_figure([hostile], AXES), effects_figure(effects([hostile, other], "accuracy"), "accuracy")]
+    assert "<script" not in json.dumps(figures)
+
+
+# numbers
+
+
+def test_numbers_read_as_people_write_them():
+    assert [number(v) for v in (1234.5, 12.34, 0.01234, 0, None, float("nan"))] == [
+        "1,234", "12.3", "0.0123", "0", "–", "–",
+    ]  # fmt: skip
+    assert shown("accuracy", 0.8125) == "81.2\u00a0%"
+    assert shown("memory", 5.19e6) == "5.19\u00a0MB"
+    assert shown("latency", None) == "–"
+    assert [signed(0.84), signed(-0.4), signed(-0.01)] == ["+0.8", "−0.4", "0.0"]
+    assert [duration(s) for s in (7.4, 500, 7500, None)] == [
+        "7.40\u00a0s", "8\u00a0min 20\u00a0s", "2\u00a0h 05\u00a0min", "–",
+    ]  # fmt: skip
+
+
+# the page
+
+VOID = {"meta", "input", "img", "br", "hr", "link"}
+
+
+class Reader(HTMLParser):
+    """Checks that tags are balanced, and gathers ids, scripts and what is linked."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.ids, self.tags, self.links, self.text = [], [], Counter(), [], ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags[tag] += 1
+        given = dict(attrs)
+        assert not any(name.startswith("on") for name in given), f"an event handler in {tag}"
+        self.ids += [given["id"]] if "id" in given else []
+        self.links += [given[name] for name in ("src", "href", "action") if name in given]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data if "script" not in self.open and "style" not in self.open else ""
+
+
+def read(page):
+    reader = Reader()
+    reader.feed(page)
+    assert reader.open == []
+    assert len(set(reader.ids)) == len(reader.ids)
+    return reader
+
+
+def data_of(page):
+    packed = re.search(r'<script type="application/octet-stream" id="data">([^<]*)</script>', page)[1]
+    return json.loads(gzip.decompress(base64.b64decode(packed)), parse_constant=lambda name: pytest.fail(name))
+
+
+@pytest.fixture(scope="module")
+def page():
+    return render(make_run(200))
+
+
+def test_the_page_is_whole_small_and_the_same_again(page):
+    assert render(make_run(200)) == page
+    assert len(page.encode()) <= 5_500_000
+    assert page.count("plotly.js v") == 1
+    links = read(page).links
+    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
+
+
+def test_the_policy_allows_the_pages_own_scripts_and_no_network(page):
+    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1]
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
+    assert len(scripts) == 2
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    assert f"script-src {allowed};" in policy
+    assert policy.startswith("default-src 'none'; ")
+    assert "unsafe-eval" not in policy
+    assert "http" not in policy
+
+
+def test_the_sections_stand_in_their_order(page):
+    anchors = ["answer", "front", "architectures", "matters", "trials", "went", "run"]
+    assert re.findall(r'<section id="(\w+)"', page) == anchors
+
+
+def test_the_page_opens_with_the_answer(page):
+    text = read(page).text
+    found = answer(read_trials(make_run(200).trials), AXES)
+    assert f"Trial {found.choice.pick}, " in " ".join(text.split())
+    for n in found.choice:
+        assert found.sentences[n] in text
+
+
+def test_the_data_are_those_of_the_table(page):
+    data, run = data_of(page), make_run(200)
+    assert len(data["rows"]) == 200
+    accuracy = data["columns"].index("accuracy")
+    assert data["rows"][0][accuracy] == run.trials[0]["metrics"]["accuracy"]
+    assert set(data["archs"]) == {str(n) for n in range(200)}
+    for steps in data["ladders"].values():
+        assert {str(n) for step in steps for n in step[1:] if n is not None} <= set(data["options"])
+
+
+def failing(run):
+    for record in run.trials:
+        record.update(state="crashed", reason="worker ended", metrics={}, intervals={}, front=False)
+    return Run({**run.info, "hypervolume": {"reference": {}, "value": None, "history": []}}, run.trials)
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        make_run(0),
+        make_run(1),
+        make_run(1, baselines=False),
+        make_run(40, baselines=False),
+        failing(make_run(5)),
+        Run({"schema_version": 1}, []),
+        Run({}, [{"number": 0, "state": "refused", "spec": None}]),
+    ],
+    ids=["none", "one", "one that is no baseline", "no baselines", "only failures", "bare", "bare trial"],
+)
+def test_the_page_works_from_the_first_trial_on(run):
+    text = read(render(run)).text
+    data_of(render(run))
+    assert not re.search(r"\b(nan|none|inf|null|undefined)\b", text.replace("No other trial is", ""), re.IGNORECASE)
+
+
+def hostile_run():
+    run = make_run(8)
+    for record in run.trials:
+        record["params"] = {HOSTILE: HOSTILE, "a": f"{HOSTILE}{record['number']}"}
+        record["reason"] = record["spec_id"] = HOSTILE
+    run.trials[0]["baseline"] = run.trials[7]["state"] = HOSTILE
+    run.trials[6]["spec"]["stages"][0]["mixer"] = HOSTILE
+    sample = {"name": HOSTILE, "image": 'x" onerror="alert(1)'}
+    data = run.info["data"] | {"classes": [HOSTILE] * 8, "name": HOSTILE, HOSTILE: HOSTILE, "samples": [sample]}
+    named = dict.fromkeys(("name", "command", "space_name", "space_text", "version", "sampler", "created"), HOSTILE)
+    maps = {key: {HOSTILE: HOSTILE} for key in ("constraints", "environment", "recipe", "protocol")}
+    return Run({**run.info, **named, **maps, "data": data, "notes": [HOSTILE], "trials_asked": HOSTILE}, run.trials)
+
+
+def test_hostile_names_stay_text():
+    page, plain = render(hostile_run()), read(render(make_run(8)))
+    reader = read(page)
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert reader.tags["script"] == plain.tags["script"] == 3
+    assert reader.tags["img"] == 0  # a sample that is no PNG is left out
+    assert HOSTILE in reader.text
+    data = data_of(page)
+    for made in (*data["archs"].values(), *(option["drawing"] for option in data["options"].values())):
+        assert read(made).tags.keys() <= {"div", "svg", "g", "path", "text", "rect", "dl", "dt", "dd", "details",
+                                          "summary", "button", "pre"}  # fmt: skip
+    assert "<script" not in json.dumps(data["figures"])
+
+
+def test_samples_are_shown_as_strips(page):
+    assert page.count('<img src="data:image/png;base64,') == 4
+    assert 'alt="Frames of a clip: up"' in page
+
+
+def test_a_growing_run_with_a_pruned_front_trial_stays_strict():
+    run = make_run(20)
+    run.trials[0]["metrics"]["accuracy"] = float("nan")
+    run.trials[1]["metrics"]["latency"] = float("inf")
+    data_of(render(run))
+
+
+def test_write_report_names_the_page_after_the_run(tmp_path):
+    path = write_report(save_run(make_run(3), tmp_path / "my run"), tmp_path / "pages")
+    assert path == tmp_path / "pages" / "my run.html"
+    assert path.read_text(encoding="utf-8") == render(make_run(3))
+
+
+def test_the_input_of_the_synthetic_run_can_be_drawn():
+    assert read_input(make_run(0).info) == Input(INPUT["frames"], (32, 32), 8)

@@ -1,0 +1,308 @@
+"""The verbs: each parses, calls one function of the library and prints. No logic of its own.
+
+With --json a verb prints one strict JSON document on stdout and nothing else there; everything meant for a
+person goes to stderr. Exit codes: 0 done, 1 an error, 2 usage, 3 nothing feasible, 130 and 143 a signal.
+"""
+
+import shlex
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+import uniformer_bench
+from uniformer_bench.errors import UbenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from uniformer_bench.measure.protocol import Protocol
+    from uniformer_bench.space import Space
+    from uniformer_bench.spec import ArchSpec
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def main() -> None:
+    """The entry point: turns the library's errors into one line and an exit code, here and nowhere else."""
+    try:
+        cli.main(prog_name="ubench", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        sys.exit(stop.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(128 + signal.SIGINT)
+    except UbenchError as error:
+        if "--debug" in sys.argv:
+            traceback.print_exc()
+        click.echo(f"ubench: {' '.join(str(error).split())}", err=True)
+        sys.exit(error.exit_code)
+
+
+def common(command: Command) -> Command:
+    """--json, --debug and --seed, which every verb has."""
+    for option in (
+        click.option("--seed", default=0, show_default=True, help="Seed of everything that is drawn at random."),
+        click.option("--debug", is_flag=True, help="Show a traceback with an error."),
+        click.option("--json", "as_json", is_flag=True, help="Print one JSON document on stdout."),
+    ):
+        command = option(command)
+    return command
+
+
+def measured(command: Command) -> Command:
+    """The protocol of a measurement."""
+    for option in (
+        click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]"),
+        click.option("--compile", "compiled", is_flag=True, help="Measure under torch.compile."),
+        click.option("--implementation", default="fast", show_default=True, help="fast or reference operators."),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16."),
+        click.option("--num-classes", type=click.IntRange(1), help="Classes of the head.  [default: the variant's]"),
+        click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips at a time."),
+        click.option("--size", type=click.IntRange(1), help="Height and width.  [default: the variant's]"),
+        click.option("--frames", type=click.IntRange(1), help="Frames of a clip.  [default: the variant's]"),
+    ):
+        command = option(command)
+    return command
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(uniformer_bench.__version__, prog_name="ubench")
+def cli() -> None:
+    """UniFormer for your device and your videos: build, measure and search.
+
+    \b
+    ubench search --trials 200        search the default space, write a report
+    ubench profile --variant s        what a model costs on this machine
+    """
+
+
+@cli.command()
+@common
+@click.option("--trials", type=click.IntRange(1), default=200, show_default=True, help="Trials the study shall hold.")
+@click.option("--space", "space_name", help="A space's name or file.  [default: tiny on a CPU, compact_112 on a GPU]")
+@click.option("--data", default="builtin", show_default=True, help="builtin, or a folder with a sub-folder per class.")
+@click.option("--objectives", help="Metrics to trade off, as accuracy,latency.  [default: the space's]")
+@click.option("--max-latency-ms", type=float, help="Upper limit on latency.")
+@click.option("--max-memory-mb", type=float, help="Upper limit on inference memory, MB of 10^6 bytes.")
+@click.option("--max-gmacs", type=float, help="Upper limit on MACs, in billions.")
+@click.option("--max-params-m", type=float, help="Upper limit on parameters, in millions.")
+@click.option("--sampler", default="tpe", show_default=True, help="tpe, nsga2, gp or random.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a GPU, or one a core]")
+@click.option("--storage", help="An Optuna storage URL.  [default: SQLite in the run's folder]")
+@click.option("--run", "run_name", help="The run's name.  [default: from the question asked]")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Runs.")
+@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]")
+@click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
+@click.option("--budget", help="Time to stop in, as 90s, 30m or 2h.")
+@click.option("--dry-run", is_flag=True, help="Check everything, build 20 architectures, train nothing.")
+def search(as_json: bool, debug: bool, **options: Any) -> None:
+    """Run or resume a search until its study holds TRIALS trials, and write its report.
+
+    Running the same command again resumes it; another question starts another run.
+    """
+    space = _space(options)
+    if options["dry_run"]:
+        from uniformer_bench.search.plan import dry_run, plan_text
+
+        document = dry_run(space, data=options["data"], trials=options["trials"], seed=options["seed"])
+        _print(document, as_json, plan_text(document))
+        return
+    from uniformer_bench.search.display import Display
+    from uniformer_bench.search.session import run_search
+
+    console = _console()
+    with Display(console, space.objectives) as display:
+        finished = run_search(_search_options(space, options), display.show)
+    _print(finished.document, as_json, _search_text(finished.document))
+    if finished.stopped.signal is not None:
+        sys.exit(128 + finished.stopped.signal)
+    if not finished.document["front"]:
+        raise click.exceptions.Exit(3)
+
+
+def _space(options: dict[str, Any]) -> "Space":
+    from uniformer_bench.metrics import LIMITS
+    from uniformer_bench.space import load_space, with_overrides
+
+    name = options["space_name"]
+    if name is None:
+        from uniformer_bench.measure.protocol import resolve_device
+
+        name = "tiny" if resolve_device(options["device"]) == "cpu" else "compact_112"
+    limits = {key: options[key] for key in LIMITS if options[key] is not None}
+    objectives = tuple(options["objectives"].split(",")) if options["objectives"] else None
+    return with_overrides(load_space(name), objectives=objectives, constraints=limits)
+
+
+def _search_options(space: "Space", options: dict[str, Any]) -> Any:
+    from uniformer_bench.search.session import Options
+
+    return Options(
+        space=space,
+        trials=options["trials"],
+        data=options["data"],
+        device=options["device"],
+        precision=options["precision"],
+        sampler=options["sampler"],
+        seed=options["seed"],
+        workers=options["workers"],
+        storage=options["storage"],
+        run=options["run_name"],
+        results=options["results"],
+        reports=options["reports"],
+        cache=options["cache"],
+        timeout_s=options["trial_timeout"],
+        budget_s=_seconds(options["budget"]),
+        command=_command_line(),
+    )
+
+
+def _command_line() -> str:
+    """The command as typed, with what may hold a password left out."""
+    words = ["ubench", *sys.argv[1:]]
+    for i, word in enumerate(words):
+        if word == "--storage" and i + 1 < len(words):
+            words[i + 1] = "…"
+        elif word.startswith("--storage="):
+            words[i] = "--storage=…"
+    return shlex.join(words)
+
+
+def _seconds(budget: str | None) -> float | None:
+    if budget is None:
+        return None
+    unit = {"s": 1, "m": 60, "h": 3600, "d": 86400}.get(budget[-1:], None)
+    try:
+        seconds = float(budget[:-1]) * unit if unit else float(budget)
+    except ValueError:
+        seconds = -1.0
+    if seconds <= 0:
+        raise click.UsageError(f"--budget must be a time such as 90s, 30m or 2h, got {budget!r}")
+    return seconds
+
+
+def _search_text(document: dict[str, Any]) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in document["trials"].items() if count and state != "total")
+    lines = [
+        f"{document['trials']['total']} trials ({states}) in {document['elapsed_s']:.0f} s",
+        f"front of {len(document['front'])}:",
+        *(f"  {_front_line(row)}" for row in document["front"]),
+        f"run     {document['run']}",
+        f"report  {document['report']}",
+    ]
+    return "\n".join(lines)
+
+
+def _front_line(row: dict[str, Any]) -> str:
+    from uniformer_bench.metrics import METRICS
+
+    shown = [m for m in METRICS.values() if m.key in ("accuracy", "latency", "macs", "params")]
+    cells = [f"{m.scale * row[m.column]:.3g} {m.unit}" for m in shown if row.get(m.column) is not None]
+    return f"trial {row['trial']:>4}  {row['pattern']}  {'  '.join(cells)}  {row['baseline'] or ''}".rstrip()
+
+
+@cli.command()
+@common
+@measured
+@click.option("--variant", "variant_name", help="A named architecture; see `ubench variants`.")
+@click.option("--spec", "spec_file", type=click.Path(path_type=Path), help="An architecture as a YAML file.")
+def profile(as_json: bool, debug: bool, seed: int, variant_name: str | None, spec_file: Path | None, **at: Any) -> None:
+    """Parameters, MACs and FLOPs by counter, latency and memory of one model, by stage."""
+    from uniformer_bench.measure.profile import profile as measure
+    from uniformer_bench.measure.profile import profile_table
+
+    spec, num_classes, protocol = _subject(variant_name, spec_file, at)
+    document = measure(spec, variant=variant_name, num_classes=num_classes, protocol=protocol)
+    if as_json:
+        _print(document, True, "")
+    else:
+        _console(stderr=False).print(profile_table(document))
+
+
+def _subject(
+    variant_name: str | None, spec_file: Path | None, at: dict[str, Any]
+) -> tuple["ArchSpec", int, "Protocol"]:
+    """The architecture, the classes and the protocol that the options of a measurement name."""
+    from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, resolve_device
+    from uniformer_bench.spec import ArchSpec
+    from uniformer_bench.variants import find_variant
+
+    if (variant_name is None) == (spec_file is None):
+        raise click.UsageError("either --variant or --spec must be given")
+    row = find_variant(variant_name) if variant_name else None
+    spec = row.spec if row else ArchSpec.load(str(spec_file))
+    size = at["size"] or (row.size if row else 224)
+    protocol = Protocol(
+        device=resolve_device(at["device"]),
+        precision=at["precision"],
+        batch=at["batch"],
+        frames=at["frames"] or (row.frames if row else 16),
+        size=(size, size),
+        threads=at["threads"] or default_threads(),
+        implementation=at["implementation"],
+        compile=at["compiled"],
+    )
+    check_precision(protocol.device, protocol.precision)
+    return spec, at["num_classes"] or (row.num_classes if row else 400), protocol
+
+
+@cli.command()
+@common
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
+def report(as_json: bool, debug: bool, seed: int, run: Path, reports: Path) -> None:
+    """(Re)build the page of RUN, a folder of results."""
+    from uniformer_bench.report import write_report
+
+    page = write_report(run, reports)
+    _print({"schema_version": 1, "run": str(run), "report": str(page)}, as_json, str(page))
+
+
+@cli.command()
+@common
+def variants(as_json: bool, debug: bool, seed: int) -> None:
+    """The named architectures, with what each costs."""
+    from uniformer_bench.variants import variant_rows
+
+    rows = variant_rows()
+    lines = [f"{'variant':20}{'pattern':9}{'clip':12}{'params':>12}{'GMACs':>10}{'GFLOPs':>10}"]
+    for row in rows:
+        clip = f"{row['frames']}x{row['size']}x{row['size']}"
+        cost = f"{row['params']:>12,}{row['macs'] / 1e9:>10.3f}{row['flops'] / 1e9:>10.3f}"
+        lines.append(f"{row['variant']:20}{row['pattern']:9}{clip:12}{cost}")
+    _print({"schema_version": 1, "variants": rows}, as_json, "\n".join(lines))
+
+
+@cli.command()
+@common
+def spaces(as_json: bool, debug: bool, seed: int) -> None:
+    """The search spaces that come with the package."""
+    from uniformer_bench.space import load_space, space_files
+
+    found = [load_space(name) for name in space_files()]
+    rows = [{"space": s.name, "title": s.title, "size": s.size(), "objectives": list(s.objectives)} for s in found]
+    lines = [f"{row['space']:16}{row['size']:>22,}  {row['title']}" for row in rows]
+    _print({"schema_version": 1, "spaces": rows}, as_json, "\n".join(lines))
+
+
+def _print(document: dict[str, Any], as_json: bool, text: str) -> None:
+    from uniformer_bench.files import to_json
+
+    click.echo(to_json(document) if as_json else text)
+
+
+def _console(stderr: bool = True) -> "Console":
+    from rich.console import Console
+
+    return Console(stderr=stderr)

@@ -1,0 +1,1 @@
+"""What a model costs on this device, measured: one question, one file."""

@@ -1,0 +1,290 @@
+"""How long one forward pass takes: the median of single repeats, with a 95 % interval that holds for any distribution.
+
+Warm-up lasts until repeats stop getting faster, measuring until the interval is within `target` of the
+median or the budget is spent. There is no mean: on a shared machine it describes the neighbours.
+"""
+
+import itertools
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import psutil
+import torch
+from torch import Tensor
+
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.model import UniFormer
+
+CONFIDENCE = 0.95
+LEAST_REPEATS = 6  # fewer have no 95 % interval of the median: 2 x 0.5^5 > 5 %
+STAGE_REPEATS = 3  # of a stage, whose interval is not reported, at least
+WARM_UP_SHARE = 0.25  # of the budget, at most
+CHUNK_SHARE = 0.05  # of the budget between two looks at the interval
+LARGEST_CHUNK = 50
+STILL_FASTER = 0.05  # warm-up goes on while a window of repeats is this much faster than the one before
+COARSE = 100  # a median below this many ticks of the clock is warned of
+GPU_TICK_MS = 0.0005  # of CUDA events
+NEIGHBOURS = 0.25  # cores kept busy by others, below which nothing is said
+SHORTEST_S = 0.2  # in which the system's own counters, of 10 ms, say something
+RUNNING = 0.9  # the share of wall time that one thread gets on a quiet machine, at least
+
+Run = Callable[[], object]
+
+
+class Sample(NamedTuple):
+    """One repeat: wall (or GPU) time, and the processor time of all threads in it where that is known."""
+
+    ms: float
+    cpu_ms: float | None = None
+
+
+class Stopwatch(NamedTuple):
+    """A clock for repeats. `time` runs something that many times; `now` is in seconds; `others` is the
+    processor time in seconds that other processes have had so far, of `cores` at a time."""
+
+    time: Callable[[Run, int], list[Sample]]
+    now: Callable[[], float]
+    resolution_ms: float
+    others: Callable[[], float]
+    cores: int
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Raw repeats in order, in ms, and what there is to say about them. `stopped` is target or budget."""
+
+    samples: tuple[Sample, ...]
+    warmup: int
+    stopped: str
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def samples_ms(self) -> list[float]:
+        return [sample.ms for sample in self.samples]
+
+    @property
+    def n(self) -> int:
+        return len(self.samples)
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples_ms)
+
+    @property
+    def p10(self) -> float:
+        return quantile(self.samples_ms, 0.1)
+
+    @property
+    def p90(self) -> float:
+        return quantile(self.samples_ms, 0.9)
+
+    @property
+    def ci95(self) -> tuple[float, float] | None:
+        return median_interval(self.samples_ms)
+
+    @property
+    def cpu_median(self) -> float | None:
+        times = [sample.cpu_ms for sample in self.samples if sample.cpu_ms is not None]
+        return statistics.median(times) if times else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data: times in ms; ci95 is None for fewer than 6 repeats, and a warning then says so."""
+        return {
+            "median": self.median,
+            "p10": self.p10,
+            "p90": self.p90,
+            "ci95": None if self.ci95 is None else list(self.ci95),
+            "n": self.n,
+            "cpu_median": self.cpu_median,
+            "stopped": self.stopped,
+            "warnings": list(self.warnings),
+        }
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least `share` of the values do not exceed."""
+    return sorted(values)[max(0, -int(-share * len(values) // 1) - 1)]
+
+
+def interval_rank(n: int) -> int:
+    """k such that the median lies between the k-th smallest and the k-th largest of n values with 95 %
+    confidence, whatever their distribution; 0 where n is too small.
+
+    The largest k with P(Binomial(n, 1/2) < k) <= 2.5 %.
+    """
+    below, ways, limit = 0, 1, 2**n * 25 // 1000
+    for k in range(n + 1):
+        below += ways  # sum of n over i, for i up to k
+        if below > limit:
+            return k
+        ways = ways * (n - k) // (k + 1)
+    raise AssertionError("the binomial coefficients must exceed a fortieth of their sum")
+
+
+def median_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """The 95 % interval of the median by order statistics, None for fewer than 6 values."""
+    k, ordered = interval_rank(len(values)), sorted(values)
+    return (ordered[k - 1], ordered[-k]) if k else None
+
+
+def half_width(samples: Sequence[Sample]) -> float | None:
+    """How far the interval reaches from the median at most, as a share of the median; None if unknown."""
+    values = [sample.ms for sample in samples]
+    interval, median = median_interval(values), statistics.median(values)
+    if interval is None or median <= 0:
+        return None
+    return max(median - interval[0], interval[1] - median) / median
+
+
+def measure_latency(
+    run: Run,
+    protocol: Protocol,
+    *,
+    budget_s: float,
+    target: float = 0.02,
+    min_repeats: int = LEAST_REPEATS,
+    clock: Stopwatch | None = None,
+) -> Latency:
+    """Repeats `run`, one forward pass on the protocol's device, under inference_mode.
+
+    At least `min_repeats` times, whatever the budget; no run may be interrupted. Raises UbenchError where
+    budget or repeats are not positive.
+    """
+    if budget_s <= 0 or min_repeats < 1:
+        raise UbenchError(f"budget_s and min_repeats must be positive, got {budget_s} and {min_repeats}")
+    clock = clock or stopwatch(protocol.device)
+    start, others, samples = clock.now(), clock.others(), list[Sample]()
+    with torch.inference_mode():
+        warmup, chunk = _warm_up(run, clock, budget_s)
+        while True:
+            samples += clock.time(run, max(chunk, min_repeats - len(samples)))
+            width = half_width(samples)
+            reached = width is not None and width <= target
+            if reached or clock.now() >= start + budget_s:
+                break
+    elapsed = clock.now() - start
+    neighbours = (clock.others() - others) / elapsed if elapsed > SHORTEST_S else 0.0
+    found = (*_about_samples(samples, width, target, clock), *_about_machine(samples, neighbours, protocol, clock))
+    return Latency(tuple(samples), warmup, "target" if reached else "budget", found)
+
+
+def _warm_up(run: Run, clock: Stopwatch, budget_s: float) -> tuple[int, int]:
+    """(repeats spent, repeats in a chunk): windows of repeats until one is not much faster than the last."""
+    deadline = clock.now() + WARM_UP_SHARE * budget_s
+    clock.time(run, 1)  # compiles, allocates, chooses kernels
+    before = clock.time(run, 1)[0].ms
+    spent, window = 2, _chunk(before, budget_s)
+    while clock.now() < deadline:
+        after = statistics.median(sample.ms for sample in clock.time(run, window))
+        spent += window
+        settled, before = after > before * (1 - STILL_FASTER), after
+        if settled:
+            break
+    return spent, _chunk(before, budget_s)
+
+
+def _chunk(ms: float, budget_s: float) -> int:
+    share_ms = 1000 * CHUNK_SHARE * budget_s
+    return max(1, min(LARGEST_CHUNK, int(share_ms / ms) if ms > 0 else LARGEST_CHUNK))
+
+
+def _about_samples(samples: list[Sample], width: float | None, target: float, clock: Stopwatch) -> list[str]:
+    median, found = statistics.median(sample.ms for sample in samples), []
+    if len(samples) < LEAST_REPEATS:
+        found.append(f"{len(samples)} repeats have no 95 % interval, {LEAST_REPEATS} are needed")
+    elif width is not None and width > target:
+        found.append(f"the 95 % interval was within {width:.1%} of the median when the time was up, not {target:.1%}")
+    if median < COARSE * clock.resolution_ms:
+        found.append(f"a repeat took {median:.3g} ms, too short for a clock of {clock.resolution_ms:.2g} ms")
+    return found
+
+
+def _about_machine(samples: list[Sample], neighbours: float, protocol: Protocol, clock: Stopwatch) -> list[str]:
+    found = []
+    if neighbours > NEIGHBOURS and neighbours + protocol.threads > clock.cores:
+        found.append(f"other processes kept {neighbours:.1f} of {clock.cores} cores busy, and this one wants its own")
+    busy = [sample.cpu_ms / sample.ms for sample in samples if sample.cpu_ms is not None and sample.ms > 0]
+    if protocol.threads == 1 and busy and statistics.median(busy) < RUNNING:
+        found.append(f"this process ran {statistics.median(busy):.0%} of the time only: other work took the processor")
+    return found
+
+
+def stopwatch(device: str) -> Stopwatch:
+    """The clock of a device: wall and processor time, or on a GPU its own events."""
+    cores = os.cpu_count() or 1
+    if device.startswith("cuda"):
+        return Stopwatch(lambda run, n: _time_events(run, n, device), time.perf_counter, GPU_TICK_MS, _others_s, cores)
+    wait: Run = torch.mps.synchronize if device == "mps" else lambda: None
+    tick_ms = 1000 * time.get_clock_info("perf_counter").resolution
+    return Stopwatch(lambda run, n: _time_wall(run, n, wait), time.perf_counter, tick_ms, _others_s, cores)
+
+
+def _time_wall(run: Run, n: int, wait: Run) -> list[Sample]:
+    samples = []
+    for _ in range(n):
+        cpu, start = time.process_time(), time.perf_counter()
+        run()
+        wait()
+        end = time.perf_counter()
+        samples.append(Sample(1000 * (end - start), 1000 * (time.process_time() - cpu)))
+    return samples
+
+
+def _time_events(run: Run, n: int, device: str) -> list[Sample]:
+    """An event before and after every repeat, and one wait for all of them: a wait for each would add to it."""
+    with torch.cuda.device(device):
+        events = [torch.cuda.Event(enable_timing=True) for _ in range(n + 1)]
+        events[0].record()
+        for event in events[1:]:
+            run()
+            event.record()
+        torch.cuda.synchronize()
+    return [Sample(start.elapsed_time(end)) for start, end in itertools.pairwise(events)]
+
+
+def _others_s() -> float:
+    """Processor seconds of the whole machine so far, with those a host took away, less this process's own."""
+    times = psutil.cpu_times()
+    busy = (getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
+    return sum(busy) - time.process_time()
+
+
+def stage_latencies(
+    model: UniFormer, clips: Tensor, protocol: Protocol, *, budget_s: float, clock: Stopwatch | None = None
+) -> list[float]:
+    """Median ms of every stage, and of the head last, each alone on the activations that reach it.
+
+    They need not add up to the whole: each has its inputs in cache and its own launch.
+    """
+    medians, parts, x = [], stage_runs(model), clips
+    with torch.inference_mode():
+        for part in parts:
+            run, share_s = _applied(part, x), budget_s / len(parts)
+            latency = measure_latency(run, protocol, budget_s=share_s, min_repeats=STAGE_REPEATS, clock=clock)
+            medians.append(latency.median)
+            x = part(x)
+    return medians
+
+
+def _applied(part: Callable[[Tensor], Tensor], x: Tensor) -> Run:
+    return lambda: part(x)
+
+
+def stage_runs(model: UniFormer) -> list[Callable[[Tensor], Tensor]]:
+    """The forward pass cut into its stages, the first with the change of memory layout, and its head."""
+    stages = [_stage_run(*modules) for modules in model.stage_modules()]
+    first = stages[0]
+    return [
+        lambda clips: first(model.ops.enter(clips)),
+        *stages[1:],
+        lambda x: model.head(model.norm(x).flatten(2).mean(-1)),
+    ]
+
+
+def _stage_run(embed: Callable[[Tensor], Tensor], blocks: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return lambda x: blocks(embed(x))

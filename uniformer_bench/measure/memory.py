@@ -1,0 +1,195 @@
+"""How much memory a model needs at its peak, for inference and for a step of training.
+
+Peaks are of live tensors: weights, clips, activations, in training gradients and AdamW's state too. On a
+CPU they come from running the model by shape alone (torch's fake tensors), which computes and allocates
+nothing and is the same on every machine; on a GPU from its allocator. Neither knows what a kernel takes inside.
+"""
+
+import copy
+import weakref
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from uniformer_bench.measure.protocol import Protocol
+
+BY_SHAPE = "live tensors of a run by shape"
+BY_ALLOCATOR = "the GPU allocator's peak of live tensors"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Peaks in bytes; a None has its reason in `reasons`, by field. `reserved_bytes` is what the GPU's
+    allocator holds after inference, None without one."""
+
+    inference_peak_bytes: int | None
+    training_peak_bytes: int | None
+    weights_bytes: int
+    method: str
+    reserved_bytes: int | None = None
+    reasons: tuple[tuple[str, str], ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as JSON has it."""
+        return asdict(self) | {"reasons": dict(self.reasons)}
+
+
+def peak_memory(
+    model: nn.Module, clips: Tensor, protocol: Protocol, *, training: bool = True, training_batch: int | None = None
+) -> Memory:
+    """Peaks of `model`, which is not touched, for clips (B, C, T, H, W) in the protocol's precision.
+
+    Inference has weights and clips in that precision; training has them in fp32 and computes under autocast,
+    on `training_batch` clips (default: as many as `clips` has). For a CPU only the clips' shape is read, so
+    both may be on the meta device. Raises torch.OutOfMemoryError where a GPU is too small for inference.
+    """
+    shape = (training_batch or clips.shape[0], *clips.shape[1:])
+    if protocol.device == "cpu":
+        inference = _by_shape(model, protocol.dtype(), lambda twin: _infer(twin, tuple(clips.shape), protocol))
+        step = _by_shape(model, torch.float32, lambda twin: _train(twin, shape, protocol)) if training else None
+        return _memory(model, protocol, inference, step, BY_SHAPE, training)
+    if protocol.device.startswith("cuda"):
+        return _on_gpu(model, tuple(clips.shape), shape if training else None, protocol)
+    reason = f"{protocol.device} does not say what its tensors take"
+    reasons = (("inference_peak_bytes", reason), ("training_peak_bytes", reason))
+    return Memory(None, None, weights_bytes(model, protocol), reason, None, reasons)
+
+
+def weights_bytes(model: nn.Module, protocol: Protocol) -> int:
+    """Parameters and buffers in the protocol's precision."""
+    size = protocol.dtype().itemsize
+    return sum(t.numel() * (size if t.is_floating_point() else t.element_size()) for t in _state(model))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of torch or Python says that memory ran out; on a CPU torch says it in words only."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+
+
+def _memory(
+    model: nn.Module,
+    protocol: Protocol,
+    inference: int,
+    step: int | None,
+    method: str,
+    training: bool,
+    reserved: int | None = None,
+) -> Memory:
+    reason = "the GPU is too small for a step of training" if training else "not asked for"
+    reasons = () if step is not None else (("training_peak_bytes", reason),)
+    return Memory(inference, step, weights_bytes(model, protocol), method, reserved, reasons)
+
+
+class LiveBytes(TorchDispatchMode):
+    """While active, the bytes of all tensors that operators made and that somebody still holds, and their peak.
+
+    What autograd keeps for the backward pass is held, whoever asked for it. Counts storages, so a view is free.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live = self.peak = 0
+        self._known: set[int] = set()
+
+    def track(self, values: Iterable[object]) -> None:
+        """Counts tensors from here on; ones that were made before need this."""
+        for tensor in values:
+            if isinstance(tensor, Tensor) and tensor.untyped_storage()._cdata not in self._known:
+                self._add(tensor.untyped_storage())
+        self.peak = max(self.peak, self.live)
+
+    def _add(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        self._known.add(key)
+        self.live += size
+        weakref.finalize(storage, self._drop, key, size)
+
+    def _drop(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.live -= size
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        self.track(tree_leaves(out))
+        return out
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]
+
+
+def _twin(model: nn.Module, dtype: torch.dtype, device: str) -> nn.Module:
+    """A model like `model` whose weights are new, undefined and of that dtype; nothing is copied."""
+
+    def like(tensor: Tensor) -> Tensor:
+        return torch.empty_like(tensor, device=device, dtype=dtype if tensor.is_floating_point() else None)
+
+    memo: dict[int, Any] = {id(p): nn.Parameter(like(p), p.requires_grad) for p in model.parameters()}
+    memo |= {id(b): like(b) for b in model.buffers()}
+    return copy.deepcopy(model, memo)
+
+
+def _by_shape(model: nn.Module, dtype: torch.dtype, use: Callable[[nn.Module], None]) -> int:
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        twin = _twin(model, dtype, "cpu")
+        with LiveBytes() as memory:
+            memory.track(_state(twin))
+            use(twin)
+    return memory.peak
+
+
+def _infer(model: nn.Module, shape: tuple[int, ...], protocol: Protocol) -> None:
+    clips = torch.empty(shape, device=protocol.device, dtype=protocol.dtype())
+    with torch.inference_mode():
+        model.eval()(clips)
+
+
+def _train(model: nn.Module, shape: tuple[int, ...], protocol: Protocol) -> None:
+    """One step as in the middle of a run: AdamW has its state, and last step's gradients are gone."""
+    model.train()
+    optimiser = torch.optim.AdamW(model.parameters(), fused=True)
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    optimiser.step()
+    optimiser.zero_grad(set_to_none=True)
+    clips = torch.empty(shape, device=protocol.device)
+    labels = torch.zeros(shape[0], dtype=torch.int64, device=protocol.device)
+    kind, mixed = protocol.device.split(":")[0], protocol.precision != "fp32"
+    with torch.autocast(kind, dtype=protocol.dtype() if mixed else None, enabled=mixed):
+        logits = model(clips)
+    F.cross_entropy(logits.float(), labels).backward()
+    optimiser.step()
+
+
+def _on_gpu(
+    model: nn.Module, shape: tuple[int, ...], training_shape: tuple[int, ...] | None, protocol: Protocol
+) -> Memory:
+    """Both on a twin, after a run that let libraries take their workspaces, which are not counted."""
+    with torch.cuda.device(protocol.device):
+        inference = _gpu_peak(model, protocol.dtype(), lambda twin: _infer(twin, shape, protocol))
+        reserved, step = torch.cuda.max_memory_reserved(), None
+        if training_shape is not None:
+            try:
+                step = _gpu_peak(model, torch.float32, lambda twin: _train(twin, training_shape, protocol))
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+    return _memory(model, protocol, inference, step, BY_ALLOCATOR, training_shape is not None, reserved)
+
+
+def _gpu_peak(model: nn.Module, dtype: torch.dtype, use: Callable[[nn.Module], None]) -> int:
+    use(_twin(model, dtype, "cuda"))
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    use(_twin(model, dtype, "cuda"))
+    torch.cuda.synchronize()
+    return torch.cuda.max_memory_allocated() - before

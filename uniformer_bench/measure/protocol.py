@@ -1,0 +1,99 @@
+"""The protocol: everything that a measured number depends on, as a frozen value that needs no torch.
+
+Two numbers may be compared when their protocols are equal and their environments alike.
+"""
+
+import os
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from uniformer_bench.errors import UbenchError
+
+PRECISIONS = ("fp32", "bf16", "fp16")
+MODES = ("inference", "training")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Protocol:
+    """How a model is run: `batch` clips of `frames` x `size` (height, width) on `threads` CPU threads.
+
+    `device` is a device that is there, as resolve_device gives it. Raises UbenchError with the rule and the value.
+    """
+
+    device: str
+    frames: int
+    size: tuple[int, int]
+    precision: str = "fp32"
+    batch: int = 1
+    threads: int = 1
+    implementation: str = "fast"
+    compile: bool = False
+    mode: str = "inference"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "size", (self.size, self.size) if isinstance(self.size, int) else tuple(self.size))
+        if len(self.size) != 2:
+            raise UbenchError(f"size must be one number or two (height, width), got {self.size!r}")
+        counts = {"batch": self.batch, "frames": self.frames, "threads": self.threads}
+        for name, value in (counts | {"height": self.size[0], "width": self.size[1]}).items():
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise UbenchError(f"{name} must be a positive integer, got {value!r}")
+        for name, word, known in (("precision", self.precision, PRECISIONS), ("mode", self.mode, MODES)):
+            if word not in known:
+                raise UbenchError(f"{name} must be one of {', '.join(known)}, got {word!r}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, as JSON has it."""
+        return asdict(self) | {"size": list(self.size)}
+
+    def dtype(self) -> Any:
+        """The torch.dtype of weights and clips."""
+        import torch
+
+        return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+
+def default_threads() -> int:
+    """The logical cores that this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def resolve_device(name: str) -> str:
+    """The device that `name` means: auto is a GPU where there is one, else the CPU; cuda is the current GPU.
+
+    Raises UbenchError where it is not there.
+    """
+    import torch
+
+    there = ["cpu", *(["cuda"] if _gpus() else []), *(f"cuda:{i}" for i in range(_gpus()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    device = there[min(1, _gpus())] if name == "auto" else name
+    if device not in there:
+        raise UbenchError(f"device must be auto or one of {', '.join(there)} on this machine, got {name!r}")
+    return device
+
+
+def devices_like(device: str) -> tuple[str, ...]:
+    """The devices that may share the work of `device`: every GPU for cuda, else the one that is named."""
+    return tuple(f"cuda:{i}" for i in range(_gpus())) if device == "cuda" else (device,)
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def check_precision(device: str, precision: str) -> None:
+    """Raises UbenchError where `device` cannot compute in `precision` at speed.
+
+    A CPU without fp16 instructions runs fp16 convolutions one element after another, 10 to 30 times slower
+    than fp32, so what it would show is no property of the model.
+    """
+    import torch
+
+    if precision == "fp16" and device == "cpu" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        raise UbenchError("fp16 must run on a GPU or a CPU with fp16 instructions, got cpu; bf16 and fp32 run here")
+    if precision == "bf16" and device.startswith("cuda") and not torch.cuda.is_bf16_supported():
+        raise UbenchError(f"bf16 must run on a GPU that has it, got {device}; fp16 and fp32 run there")

@@ -1,0 +1,58 @@
+"""How a short run trains, as a frozen value that needs no torch."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.files import nearest
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """AdamW on a cosine that ends within `epochs`; `warmup` is the share of the steps in which the rate rises."""
+
+    epochs: float = 3
+    batch: int = 32
+    lr: float = 0.004
+    weight_decay: float = 0.05
+    label_smoothing: float = 0.05
+    warmup: float = 0.15
+    clip_norm: float = 1.0
+    drop_path: float | None = None  # in place of the spec's, whose rate is for long runs
+    flip: bool = False  # mirror half of the clips left to right, where no class depends on it
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "lr", "clip_norm"):
+            self._check(name, lambda value: value > 0, "a positive number")
+        for name in ("weight_decay", "label_smoothing", "warmup"):
+            self._check(name, lambda value: 0 <= value < 1, "in [0, 1)")
+        if self.drop_path is not None:
+            self._check("drop_path", lambda value: 0 <= value < 1, "in [0, 1)")
+        if not isinstance(self.batch, int):
+            raise UbenchError(f"batch must be an integer, got {self.batch!r} in recipe")
+        if not isinstance(self.flip, bool):
+            raise UbenchError(f"flip must be true or false, got {self.flip!r} in recipe")
+
+    def _check(self, name: str, holds: Any, rule: str) -> None:
+        value = getattr(self, name)
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not number or not holds(value):
+            raise UbenchError(f"{name} must be {rule}, got {value!r} in recipe")
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> "Recipe":
+        """A recipe from plain data. Raises UbenchError for a key it does not know."""
+        known = [field.name for field in fields(cls)]
+        for key in mapping:
+            if key not in known:
+                raise UbenchError(f"unknown key {key!r} in recipe{nearest(key, known)}")
+        return cls(**mapping)
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def steps(self, clips: int) -> int:
+        """Optimiser steps of the whole run over a training split of this many clips."""
+        return max(1, round(self.epochs * clips / self.batch))

@@ -1,0 +1,142 @@
+// The plots: colours of the theme, the front redrawn on any two metrics, selections shared with the table.
+const BUTTONS = [["zoom2d", "pan2d", "select2d", "lasso2d", "resetScale2d"]]; // named one by one: plotly adds one that shares online
+const CONFIG = { responsive: true, displaylogo: false, modeBarButtons: BUTTONS };
+const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
+const ROLE_COLOR = { line: "front", pick: "front", level: "baseline", pruned: "dominated", infeasible: "failed" };
+
+function themedTrace(trace) {
+  if (trace.type === "heatmap") return trace;
+  const tone = color(ROLE_COLOR[trace.meta] || trace.meta);
+  const marker = trace.marker && { ...trace.marker, color: tone, line: { ...trace.marker.line, color: tone } };
+  const errors = {};
+  for (const axis of ["error_x", "error_y"]) if (trace[axis]) errors[axis] = { ...trace[axis], color: tone };
+  return { ...trace, ...errors, ...(marker && { marker }), ...(trace.line && { line: { ...trace.line, color: tone } }),
+    ...(trace.textfont && { textfont: { ...trace.textfont, color: tone } }) };
+}
+
+function themedLayout(layout) {
+  const axis = (given) => ({ ...given, gridcolor: color("grid"), linecolor: color("line"), tickcolor: color("line"),
+    zerolinecolor: color("dominated") });
+  const font = { ...layout.font, color: color("ink"), family: color("sans") };
+  const hover = { bgcolor: color("paper"), bordercolor: color("line"), font: { ...font, size: 13 }, align: "left" };
+  return { ...layout, font, hoverlabel: hover, xaxis: axis(layout.xaxis), yaxis: axis(layout.yaxis),
+    modebar: { bgcolor: "rgba(0,0,0,0)", color: color("soft"), activecolor: color("accent") } };
+}
+
+// The front: traces carry trial numbers, and everything else is worked out for the chosen axes.
+function axesChosen() {
+  return { x: byId("front-x").value, y: byId("front-y").value, xLog: byId("front-x-log").checked, yLog: byId("front-y-log").checked };
+}
+
+function errorBars(trace, axis, key) {
+  const arms = trace.customdata.map((n) => {
+    const trial = BY_NUMBER.get(n), ends = interval(trial, key), at = value(trial, key);
+    return ends && at !== null ? [at - ends[0], ends[1] - at] : [null, null];
+  });
+  return { ...trace[axis], arrayminus: arms.map((arm) => arm[0]), array: arms.map((arm) => arm[1]) };
+}
+
+const HOVER_METRICS = ["accuracy", "latency", "macs", "params", "memory"];
+function hoverText(trial, keys) {
+  const lines = [`<b>${escapeText(trialTitle(trial))}</b>  ${escapeText(trial.pattern)}`];
+  for (const key of new Set([...keys, ...HOVER_METRICS])) {
+    if (value(trial, key) !== null) lines.push(`${METRICS[key].label} ${shown(trial, key)}`);
+  }
+  for (const line of stageLines(trial)) lines.push(escapeText(line));
+  return lines.join("<br>");
+}
+
+// "stage2: local, depth 2, width 32, 3x3x3" from the parameters the search drew.
+function stageLines(trial) {
+  const stages = new Map();
+  for (const [name, i] of Object.entries(column)) {
+    const match = /^param_(stage\d+)\.(mixer|depth|width|kernel)$/.exec(name);
+    if (!match || trial.row[i] === null) continue;
+    const said = { depth: "depth ", width: "width " }[match[2]] || "";
+    stages.set(match[1], [...(stages.get(match[1]) || []), said + trial.row[i]]);
+  }
+  return Array.from(stages, ([stage, parts]) => `${stage}: ${parts.join(", ")}`);
+}
+
+function frontLine(x, y) {
+  const sign = (key) => (METRICS[key].direction === "maximize" ? 1 : -1);
+  const done = TRIALS.filter((t) => t.state === "complete" && value(t, x) !== null && value(t, y) !== null);
+  done.sort((a, b) => sign(x) * (value(b, x) - value(a, x)) || sign(y) * (value(b, y) - value(a, y)));
+  let best = -Infinity;
+  const kept = done.filter((t) => sign(y) * value(t, y) > best && ((best = sign(y) * value(t, y)), true));
+  if (sign(x) > 0) kept.reverse();
+  return { x: kept.map((t) => value(t, x)), y: kept.map((t) => value(t, y)), shape: sign(x) > 0 ? "vh" : "hv" };
+}
+
+function frontTrace(trace, { x, y }, visible) {
+  if (trace.meta === "line") {
+    const line = frontLine(x, y);
+    return { ...trace, x: line.x, y: line.y, line: { ...trace.line, shape: line.shape } };
+  }
+  const numbers = trace.meta === "pick" ? [view.pick] : trace.customdata, trials = numbers.map((n) => BY_NUMBER.get(n));
+  const bars = trace.error_x && { error_x: errorBars(trace, "error_x", x), error_y: errorBars(trace, "error_y", y) };
+  const chosen = visible && { selectedpoints: trials.flatMap((t, i) => (visible.has(t.number) ? [i] : [])) };
+  return { ...trace, customdata: numbers, x: trials.map((t) => value(t, x)), y: trials.map((t) => value(t, y)), ...bars, ...chosen,
+    hovertext: trials.map((t) => hoverText(t, [x, y])), unselected: { marker: { opacity: 0.15 }, textfont: { color: "rgba(0,0,0,0)" } } };
+}
+
+function frontFigure() {
+  const axes = axesChosen(), { data, layout } = DATA.figures["plot-front"];
+  const axis = (given, key, log) => ({ ...given, title: { ...given.title, text: axisTitle(key) }, type: log ? "log" : "linear" });
+  const shown = { ...layout, xaxis: axis(layout.xaxis, axes.x, axes.xLog), yaxis: axis(layout.yaxis, axes.y, axes.yLog) };
+  const visible = filtersOn() ? new Set(visibleTrials().map((trial) => trial.number)) : null;
+  const held = { uirevision: JSON.stringify(axes), ...(view.selected ? {} : { selections: [] }) };
+  return { data: data.map((trace) => themedTrace(frontTrace(trace, axes, visible))), layout: { ...themedLayout(shown), ...held } };
+}
+
+function redrawFront() {
+  if (byId("plot-front")) drawFront();
+}
+
+function countFront() {
+  const { x, y } = axesChosen();
+  const placed = TRIALS.filter((t) => value(t, x) !== null && value(t, y) !== null).length;
+  byId("front-count").textContent = `${placed} of ${TRIALS.length} trials have both numbers.`;
+}
+
+function drawFront() {
+  const { data, layout } = frontFigure();
+  countFront();
+  return Plotly.react("plot-front", data, layout, CONFIG);
+}
+
+function drawPlot(id) {
+  if (!byId(id)) return null;
+  if (id === "plot-front") return drawFront();
+  const { data, layout } = DATA.figures[id];
+  const bar = { ...CONFIG, displayModeBar: false };
+  return Plotly.react(id, data.map(themedTrace), themedLayout(fitted(id, layout)), bar);
+}
+
+// Long labels may take no more than two fifths of a narrow plot.
+function fitted(id, layout) {
+  const most = Math.round(byId(id).clientWidth * 0.4);
+  return { ...layout, margin: { ...layout.margin, l: Math.min(layout.margin.l, Math.max(most, 48)) } };
+}
+
+function drawAll() {
+  Object.keys(DATA.figures).forEach(drawPlot);
+}
+
+function startFront() {
+  const plot = byId("plot-front");
+  if (!plot) return;
+  for (const id of ["front-x", "front-y", "front-x-log", "front-y-log"]) byId(id).addEventListener("change", drawFront);
+  byId("front-axes").addEventListener("submit", (event) => event.preventDefault());
+  plot.on("plotly_selected", (event) => { if (event) select(event.points.flatMap((p) => (p.customdata === undefined ? [] : [p.customdata]))); });
+  plot.on("plotly_deselect", () => select(null));
+  plot.on("plotly_click", (event) => { if (event.points[0].customdata !== undefined) openTrial(event.points[0].customdata); });
+  view.listeners.push(drawFront);
+}
+
+function startTheme() {
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawAll);
+  const print = (on) => { document.documentElement.classList.toggle("printing", on); drawAll(); };
+  addEventListener("beforeprint", () => print(true));
+  addEventListener("afterprint", () => print(false));
+}

@@ -1,0 +1,195 @@
+"""The first part of the page as HTML: header, answer and front. All names pass through `escape`."""
+
+from collections import Counter
+
+from uniformer_bench.metrics import LIMITS, METRICS
+from uniformer_bench.report.contents import Contents, span
+from uniformer_bench.report.figures import axis_title
+from uniformer_bench.report.info import COUNTED, Trial
+from uniformer_bench.report.markup import section
+from uniformer_bench.report.text import duration, escape, plain, plural, shown
+
+NAV = (
+    ("answer", "Answer"),
+    ("front", "Front"),
+    ("architectures", "Architectures"),
+    ("matters", "What matters"),
+    ("trials", "Trials"),
+    ("went", "How it went"),
+    ("run", "How it was run"),
+)
+TEXTURES = """<svg class="defs" width="0" height="0" aria-hidden="true"><defs>
+<pattern id="fill-local" width="5" height="5" patternUnits="userSpaceOnUse"><rect class="ground-local" width="5" \
+height="5"/><rect class="ink-local" x="0.8" y="0.8" width="2.6" height="2.6"/></pattern>
+<pattern id="fill-split" width="4" height="4" patternUnits="userSpaceOnUse"><rect class="ground-split" width="4" \
+height="4"/><path class="ink-split" d="M0 1h4" stroke-width="1.6"/></pattern>
+</defs></svg>"""
+
+
+def header(page: Contents) -> str:
+    """Title, what was searched in a line, and the page's contents."""
+    info, counts = page.info, Counter(trial.state for trial in page.trials)
+    built = sum(counts[state] for state in COUNTED)
+    asked = info.get("trials_asked")
+    done = f"{built} of {asked} trials" if asked and asked != built else plural(built, "trial")
+    device = (info.get("protocol") or {}).get("device")
+    elapsed = duration(info.get("elapsed_s")) if info.get("elapsed_s") else ""
+    space = f"space {info['space_name']}" if info.get("space_name") else ""
+    made = str(info.get("created") or "")[:10]
+    facts = [done, f"{counts['complete']} complete", space, f"on {device}" if device else "", elapsed, made]
+    line = " · ".join(escape(fact) for fact in facts if fact)
+    links = "".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in NAV)
+    return (
+        f'<a class="skip" href="#answer">Skip to the answer</a>{TEXTURES}\n<header><p class="kind">Architecture search'
+        f'</p><h1>{escape(page.name)}</h1><p class="facts">{line}</p></header>\n'
+        f'<nav aria-label="Sections">{links}</nav>\n<main>'
+    )
+
+
+def footer(page: Contents) -> str:
+    """The viewer that opens a trial, and who made the page."""
+    version = escape(page.info.get("version") or "")
+    return (
+        '</main>\n<dialog id="viewer" aria-labelledby="viewer-title"><div class="bar"><h2 id="viewer-title"></h2>'
+        '<button type="button" data-close>Close</button></div><div id="viewer-body"></div></dialog>\n'
+        '<noscript><p class="note">The plots and the table of trials need JavaScript; the rest reads without it.</p>'
+        f"</noscript>\n<footer>uniformer_bench {version}. This file is whole: it loads nothing.</footer>"
+    )
+
+
+def answer(page: Contents) -> str:
+    """The pick in a sentence, the budget, three cards, the baselines."""
+    choice = page.answer.choice
+    if choice is None:
+        return section("answer", "The answer", _no_answer(page))
+    roles = (("pick", choice.pick), ("cheaper", choice.cheaper), ("better", choice.better))
+    cards = "".join(_card(page, role, trial) for role, trial in roles)
+    rule = f'<p class="note" ><span id="rule">{escape(page.answer.rule)}</span> {constraints(page)}</p>'
+    body = f'{_lede(page)}{rule}{_budget(page)}<div class="cards">{cards}</div>{_baselines(page)}'
+    return section("answer", "The answer", body)
+
+
+def _no_answer(page: Contents) -> str:
+    return (
+        f'<p class="lede">Nothing to choose from yet.</p><p class="note">{escape(page.answer.rule)} '
+        f"{constraints(page)} What became of the trials is under “How it went”.</p>{_baselines(page)}"
+    )
+
+
+def _lede(page: Contents) -> str:
+    choice = page.answer.choice
+    assert choice is not None, "a lede without a pick"
+    words = page.options[choice.pick]
+    return (
+        f'<p class="lede" id="lede" aria-live="polite"><strong data-slot="name">{escape(words["name"])}</strong>, '
+        f'<span class="pattern" data-slot="pattern">{escape(words["pattern"])}</span>: '
+        f'<span data-slot="sentence">{escape(_lower_first(words["sentence"]))}</span></p>'
+    )
+
+
+def _lower_first(text: str) -> str:
+    return text[:1].lower() + text[1:]
+
+
+def constraints(page: Contents) -> str:
+    """The run's constraints as a sentence, escaped."""
+    given = page.info.get("constraints") or {}
+    parts = [f"{METRICS[LIMITS[k].metric].label} at most {_limit(v)} {LIMITS[k].unit.split()[0]}" if k in LIMITS
+             else f"{k} {v}" for k, v in given.items() if v is not None]  # fmt: skip
+    return f"Constraints: {escape(', '.join(parts))}." if parts else "No constraints were set."
+
+
+def _limit(value: object) -> str:
+    return plain(value) if isinstance(value, int | float) else str(value)
+
+
+def _budget(page: Contents) -> str:
+    keys = [page.answer.axes.cost, *(key for key in page.answer.ladders if key != page.answer.axes.cost)]
+    keys = [key for key in keys if key in page.answer.ladders]
+    options = "".join(f'<option value="{key}">{escape(axis_title(key))}</option>' for key in keys)
+    return (
+        '<form class="budget" id="budget"><span class="ask">With a budget:</span> '
+        f'<label>metric <select id="budget-metric">{options}</select></label> '
+        '<label>at most <input type="number" id="budget-limit" min="0" step="any" placeholder="any"></label> '
+        '<input type="range" id="budget-range" min="0" max="1000" value="1000" aria-label="Budget"> '
+        '<button type="reset">No budget</button> <output id="budget-says" for="budget-limit"></output></form>'
+    )
+
+
+def _card(page: Contents, role: str, trial: int | None) -> str:
+    cheaper = "Faster" if page.answer.axes.cost == "latency" else "Cheaper"
+    better = "More accurate" if page.answer.axes.quality == "accuracy" else "Better"
+    heading = {"pick": "The pick", "cheaper": cheaper, "better": better}[role]
+    words = page.options[trial] if trial is not None else {}
+    slot = {key: escape(words.get(key, "")) for key in ("name", "pattern", "sentence", "quality", "cost")}
+    spans = {key: escape(words.get(f"{key}_span", "")) for key in ("quality", "cost")}
+    labels = {name: METRICS[key].label for name, key in page.answer.axes._asdict().items()}
+    figures = "".join(
+        f'<div><dt>{labels[name]}</dt><dd><b data-slot="{name}">{slot[name]}</b> '
+        f'<small data-slot="{name}_span">{spans[name]}</small></dd></div>'
+        for name in ("quality", "cost")
+    )
+    empty, full = ("", " hidden") if trial is None else (" hidden", "")
+    return (
+        f'<article class="card {role}" data-role="{role}" data-trial="{"" if trial is None else trial}">'
+        f'<h3>{heading}</h3><p class="none"{empty}>No other trial is.</p><div class="filled"{full}>'
+        f'<p class="name"><span data-slot="name">{slot["name"]}</span> <span class="pattern" data-slot="pattern">'
+        f'{slot["pattern"]}</span></p><div class="thumb" data-slot="drawing">{words.get("drawing", "")}</div>'
+        f'<dl class="figures">{figures}</dl><p class="sentence" data-slot="sentence">{slot["sentence"]}</p>'
+        '<button type="button" data-open-card>Open architecture</button></div></article>'
+    )
+
+
+def _baselines(page: Contents) -> str:
+    rows = [page.by_number[n] for n in page.answer.baselines]
+    if not rows:
+        return '<p class="note">No baselines were asked for.</p>'
+    keys = [*page.answer.axes, *(k for k in ("macs", "params", "memory") if k not in page.answer.axes)]
+    head = "".join(f'<th scope="col">{escape(axis_title(key))}</th>' for key in keys)
+    body = "".join(_baseline(trial, keys) for trial in rows)
+    return (
+        f'<div class="scroll"><table class="plain"><caption>Baselines</caption><thead><tr><th scope="col">baseline</th>'
+        f'<th scope="col">pattern</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    )
+
+
+def _baseline(trial: Trial, keys: list[str]) -> str:
+    cells = "".join(_cell(trial, key) for key in keys)
+    state = "" if trial.state == "complete" else f" <small>{escape(trial.state)}</small>"
+    button = f'<button type="button" class="link" data-open="{trial.number}">{escape(trial.baseline)}</button>'
+    return f'<tr><th scope="row">{button}{state}</th><td class="pattern">{escape(trial.pattern)}</td>{cells}</tr>'
+
+
+def _cell(trial: Trial, key: str) -> str:
+    within = span(trial, key)
+    value = shown(key, trial.values.get(key)).split("\u00a0")[0]
+    return f"<td>{escape(value)}{f' <small>{escape(within)}</small>' if within else ''}</td>"
+
+
+def front(page: Contents) -> str:
+    """The scatter plot and its controls."""
+    if "plot-front" not in page.figures:
+        return section("front", "The front", '<p class="note">No trial has been measured yet.</p>')
+    axes = page.answer.axes
+    choose = _axis_control("x", axes.cost) + _axis_control("y", axes.quality)
+    quality, cost = METRICS[axes.quality].label, METRICS[axes.cost].label
+    return section(
+        "front",
+        "The front",
+        f'<form class="controls" id="front-axes">{choose}</form><figure><div id="plot-front" class="plot" role="img" '
+        f'aria-label="Scatter plot of {escape(quality)} against {escape(cost)}; the table of trials holds the same '
+        'numbers."></div><figcaption><span id="front-count"></span> Bars are 95 % intervals. Drag over points to '
+        "select trials in the table; double-click to let go; click a point to open its architecture."
+        "</figcaption></figure>",
+    )
+
+
+def _axis_control(axis: str, chosen: str) -> str:
+    options = "".join(
+        f'<option value="{key}"{" selected" if key == chosen else ""}>{escape(axis_title(key))}</option>'
+        for key in METRICS
+    )
+    return (
+        f'<span class="pair"><label>{axis} <select id="front-{axis}">{options}</select></label> '
+        f'<label><input type="checkbox" id="front-{axis}-log"> log</label></span>'
+    )

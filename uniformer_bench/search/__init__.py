@@ -1,0 +1,1 @@
+"""The search: a driver that asks and tells, workers that evaluate, a study that remembers."""

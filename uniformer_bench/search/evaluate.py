@@ -1,0 +1,183 @@
+"""One trial, from a spec to its numbers: a pure function of its task, run in a worker process.
+
+Each phase spends nothing on what the one before can refuse: built, then latency, then memory, then the
+short run and its accuracy. What goes wrong is a state with a reason, never an exception that is lost.
+"""
+
+import functools
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from uniformer_bench.data import load_clips
+from uniformer_bench.data.clips import Clips
+from uniformer_bench.measure.accuracy import accuracy
+from uniformer_bench.measure.latency import measure_latency
+from uniformer_bench.measure.memory import is_out_of_memory, peak_memory
+from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.metrics import LIMITS, METRICS
+from uniformer_bench.model import build, clips_like
+from uniformer_bench.model.uniformer import UniFormer
+from uniformer_bench.recipe import Recipe
+from uniformer_bench.search.turns import Turns
+from uniformer_bench.spec import ArchSpec
+from uniformer_bench.train import short_run, to_input
+
+LATENCY_BUDGET_S = 0.3
+
+
+class Task(NamedTuple):
+    """All that a trial depends on; it travels to a worker, or to another machine."""
+
+    spec: ArchSpec
+    trained: ArchSpec
+    num_classes: int
+    protocol: Protocol
+    measure: tuple[str, ...]
+    constraints: dict[str, float]
+    recipe: Recipe
+    data: dict[str, Any]  # arguments of load_clips
+    seed: int
+    turns: Path  # folder of the device's locks
+    training_threads: int
+
+
+class Result(NamedTuple):
+    """What a trial came to: `state` complete, infeasible, diverged or oom, with the reason where not complete."""
+
+    state: str
+    reason: str | None
+    metrics: dict[str, float]
+    intervals: dict[str, tuple[float, float]]
+    seconds: dict[str, float]
+    warnings: list[str]
+
+
+@functools.cache
+def _clips(**data: Any) -> Clips:
+    return load_clips(**data)
+
+
+@functools.cache
+def _turns(folder: Path) -> Turns:
+    return Turns(folder)
+
+
+class _EndTrialError(Exception):
+    """The trial ends here, in this state and for this reason."""
+
+    def __init__(self, state: str, reason: str) -> None:
+        super().__init__(reason)
+        self.state, self.reason = state, reason
+
+
+def evaluate(task: Task) -> Result:
+    """Measures and trains. Raises only for what is nobody's state, such as a lost file."""
+    turns = _turns(task.turns)
+    found = Result("complete", None, {}, {}, {}, [])
+    with turns.working():
+        try:
+            _evaluate(task, turns, found)
+        except _EndTrialError as stop:
+            return found._replace(state=stop.state, reason=stop.reason)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            return found._replace(state="oom", reason=f"memory must suffice, got {_first_line(error)}")
+    return found
+
+
+def _evaluate(task: Task, turns: Turns, found: Result) -> None:
+    with _timed(found, "build"):
+        torch.manual_seed(task.seed)
+        model = build(task.spec, task.num_classes, task.protocol.implementation)
+    if "latency" in task.measure:
+        with _timed(found, "latency"), turns.alone():
+            _latency(task, model, found)
+        _check(task, found, "latency")
+    if {"memory", "training_memory"} & set(task.measure):
+        with _timed(found, "memory"):
+            _memory(task, model, found)
+        _check(task, found, "memory")
+    if "accuracy" in task.measure:
+        if task.trained != task.spec:
+            model = build(task.trained, task.num_classes, task.protocol.implementation)
+        _learn(task, model, turns, found)
+
+
+@contextmanager
+def _timed(found: Result, phase: str) -> Iterator[None]:
+    start = time.perf_counter()
+    try:
+        yield
+    finally:
+        found.seconds[phase] = time.perf_counter() - start
+
+
+def _check(task: Task, found: Result, metric: str) -> None:
+    """Ends the trial where a limit on this metric is broken."""
+    for key, limit in task.constraints.items():
+        row = LIMITS[key]
+        value = found.metrics.get(METRICS[metric].key)
+        if row.metric == metric and value is not None and value > limit * row.scale:
+            got = f"{value / row.scale:.4g}"
+            raise _EndTrialError("infeasible", f"{key} must be at most {limit:g} {row.unit}, got {got}")
+
+
+def _latency(task: Task, model: UniFormer, found: Result) -> None:
+    protocol = task.protocol
+    model = model.to(protocol.device).eval()
+    clips = clips_like(task.spec, protocol.batch, protocol.frames, protocol.size).to(protocol.device)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(protocol.threads)
+    try:
+        latency = measure_latency(lambda: model(clips), protocol, budget_s=LATENCY_BUDGET_S)
+    finally:
+        torch.set_num_threads(threads)
+    found.metrics["latency"] = latency.median
+    found.metrics["throughput"] = 1000 * protocol.batch / latency.median
+    if latency.ci95 is not None:
+        found.intervals["latency"] = latency.ci95
+    found.warnings.extend(latency.warnings)
+
+
+def _memory(task: Task, model: UniFormer, found: Result) -> None:
+    clips = clips_like(task.spec, task.protocol.batch, task.protocol.frames, task.protocol.size)
+    memory = peak_memory(model, clips.to(task.protocol.device), task.protocol, training_batch=task.recipe.batch)
+    pairs = (("memory", memory.inference_peak_bytes), ("training_memory", memory.training_peak_bytes))
+    found.metrics.update({key: peak for key, peak in pairs if peak is not None})
+
+
+def _learn(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
+    clips = _clips(**task.data)
+    torch.set_num_threads(task.training_threads)
+    with _timed(found, "train"):
+        outcome = short_run(
+            model,
+            clips.train,
+            task.recipe,
+            device=task.protocol.device,
+            precision=task.protocol.precision,
+            seed=task.seed,
+            at_step=turns.offer,
+        )
+    if outcome.diverged:
+        raise _EndTrialError("diverged", outcome.diverged)
+    with _timed(found, "accuracy"):
+        result = accuracy(model, clips.validation, to_input=to_input, device=task.protocol.device)
+    found.metrics["accuracy"] = result.value
+    found.intervals["accuracy"] = result.ci95
+
+
+def trained_spec(spec: ArchSpec, recipe: Recipe) -> ArchSpec:
+    """The spec as the short run trains it: under the recipe's stochastic depth, where it names one."""
+    return spec if recipe.drop_path is None else replace(spec, drop_path=recipe.drop_path)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -1,0 +1,74 @@
+"""Who evaluates: long-lived worker processes on this machine, each with its own device or core.
+
+A worker that hangs, crashes or is killed ends its own trial with a state and a reason, and is replaced.
+"""
+
+import multiprocessing
+import os
+import signal
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
+
+from uniformer_bench.search.evaluate import Result, Task, evaluate
+
+
+class LocalExecutor:
+    """Worker processes of this machine. `submit` never blocks; `finished` gives results as they come."""
+
+    def __init__(self, workers: int, timeout_s: float | None) -> None:
+        # A waiting OpenMP thread must sleep, not spin: beside another worker spinning costs up to 75 times.
+        os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+        context = multiprocessing.get_context("spawn")
+        self.workers, self._timeout_s = workers, timeout_s
+        self._pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker)
+        self._running: dict[Future[Result], Any] = {}
+
+    @property
+    def free(self) -> int:
+        """How many more trials can start at once."""
+        return self.workers - len(self._running)
+
+    def submit(self, key: Any, task: Task) -> None:
+        """Starts a trial, known as `key` until it is finished."""
+        self._running[self._pool.schedule(evaluate, args=[task], timeout=self._timeout_s)] = key
+
+    def finished(self, wait_s: float) -> list[tuple[Any, Result]]:
+        """The trials that ended, after at most this wait for the first."""
+        done, _ = wait(self._running, timeout=wait_s, return_when=FIRST_COMPLETED)
+        return [(self._running.pop(future), self._result(future)) for future in done]
+
+    def stop(self) -> list[Any]:
+        """Ends all workers at once; gives the keys of the trials that were cut short."""
+        self._pool.stop()
+        self._pool.join()
+        return list(self._running.values())
+
+    def _result(self, future: "Future[Result]") -> Result:
+        try:
+            return future.result()
+        except FutureTimeoutError:
+            return _failure("timeout", f"a trial must end within {self._timeout_s:g} s, and this did not")
+        except ProcessExpired as error:
+            return _failure("crashed", _death(error.exitcode))
+        except Exception as error:  # whatever a trial raised is its own end, not the study's
+            return _failure("crashed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+
+
+def _failure(state: str, reason: str) -> Result:
+    return Result(state, reason, {}, {}, {}, [])
+
+
+def _death(code: int) -> str:
+    if code < 0:
+        name = signal.Signals(-code).name
+        hint = ", as when the machine runs out of memory" if name == "SIGKILL" else ""
+        return f"the worker was ended by {name}{hint}"
+    return f"the worker ended with exit code {code}"
+
+
+def _start_worker() -> None:
+    """The driver decides when to stop: an interrupt from the terminal reaches workers too, and is left to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

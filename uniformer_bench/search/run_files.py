@@ -1,0 +1,110 @@
+"""The files of a run: run.json, trials.json, trials.csv, front.json and the page, all made from the study."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.files import to_json, write_whole
+from uniformer_bench.metrics import METRICS
+from uniformer_bench.runs import write_csv
+from uniformer_bench.search.pareto import Scale, front_of, hypervolume, to_losses
+
+
+def identity_hash(identity: Mapping[str, Any]) -> str:
+    """Eight hexadecimal digits over everything that must match for two trials to be comparable."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def check_identity(info: Mapping[str, Any], identity: Mapping[str, Any], run: Path) -> None:
+    """Raises UbenchError with the difference where a run asks another question than the one in its folder."""
+    old = info.get("identity", {})
+    changed = [key for key in sorted({*old, *identity}) if old.get(key) != identity.get(key)]
+    if changed:
+        parts = "; ".join(f"{key} was {_short(old.get(key))}, now {_short(identity.get(key))}" for key in changed)
+        raise UbenchError(f"a run can only be resumed with the same question, got {parts} in {run}; name another --run")
+
+
+def _short(value: object) -> str:
+    text = json.dumps(value, sort_keys=True)
+    return text if len(text) <= 120 else f"{text[:100]}... ({len(text)} characters)"
+
+
+def complete(records: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The records that have all objectives, each architecture once."""
+    found = [r for r in records if r["state"] == "complete"]
+    return [r for r in found if all(r["metrics"].get(key) is not None for key in objectives)]
+
+
+def front(records: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The non-dominated records, best first by the first objective."""
+    rows = complete(records, objectives)
+    points = [_losses(row, objectives) for row in rows]
+    return sorted((rows[i] for i in front_of(points)), key=lambda row: _losses(row, objectives))
+
+
+def _losses(record: Mapping[str, Any], objectives: Sequence[str]) -> tuple[float, ...]:
+    return to_losses(objectives, [record["metrics"][key] for key in objectives])
+
+
+def scales_of(
+    baselines: Sequence[Mapping[str, Any]], objectives: Sequence[str], constraints: Mapping[str, float], classes: int
+) -> dict[str, Scale]:
+    """The hypervolume's axes, to be fixed when a study starts.
+
+    Accuracy runs from chance to 1. A cost runs, on a logarithm, from a hundredth of its worst value to
+    that value: twice the dearest baseline's. Throughput is the mirror image of a cost.
+    """
+    scales = {}
+    for key in objectives:
+        if key == "accuracy":
+            scales[key] = Scale(worst=1 / classes, best=1.0, log=False)
+            continue
+        values = [row["metrics"][key] for row in baselines]
+        more = METRICS[key].direction == "maximize"
+        worst = min(values) / 2 if more else 2 * max(values)
+        scales[key] = Scale(worst=worst, best=worst * 100 if more else worst / 100, log=True)
+    return scales
+
+
+def hypervolume_of(
+    records: Sequence[Mapping[str, Any]], objectives: Sequence[str], scales: Mapping[str, Scale]
+) -> float:
+    """The share of the scaled box that the complete trials dominate."""
+    rows = complete(records, objectives)
+    return hypervolume([tuple(scales[key].loss(row["metrics"][key]) for key in objectives) for row in rows])
+
+
+def history(
+    records: Sequence[Mapping[str, Any]], objectives: Sequence[str], scales: Mapping[str, Scale]
+) -> list[list[float]]:
+    """[finished_s, trial, hypervolume] after each complete trial, in the order they ended."""
+    ordered = sorted(complete(records, objectives), key=lambda row: row["finished_s"])
+    members: list[Mapping[str, Any]] = []
+    rows = []
+    for record in ordered:
+        members = front([*members, record], objectives)
+        rows.append([record["finished_s"], record["number"], hypervolume_of(members, objectives, scales)])
+    return rows
+
+
+def front_rows(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """front.json: trial, spec_id and every metric under its column's name."""
+    return [
+        {"trial": row["number"], "spec_id": row["spec_id"], "pattern": row["pattern"], "baseline": row["baseline"]}
+        | {metric.column: row["metrics"].get(metric.key) for metric in METRICS.values()}
+        for row in members
+    ]
+
+
+def write_run(run: Path, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
+    """Replaces the run's files by what the study holds now."""
+    members = front(records, info["objectives"])
+    numbers = {row["number"] for row in members}
+    marked = [dict(record, front=record["number"] in numbers) for record in records]
+    write_whole(run / "trials.json", to_json(marked))
+    write_whole(run / "trials.csv", write_csv(marked))
+    write_whole(run / "front.json", to_json(front_rows(members)))
+    write_whole(run / "run.json", to_json(dict(info)))

@@ -1,0 +1,257 @@
+"""A search from its options to its report: names the run, opens or resumes it, searches, writes what came out."""
+
+import datetime
+import fcntl
+import json
+import os
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import uniformer_bench
+from uniformer_bench.data import load_clips
+from uniformer_bench.data.strips import sample_strips
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.files import read_text
+from uniformer_bench.measure.environment import environment
+from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, devices_like, resolve_device
+from uniformer_bench.report import write_report
+from uniformer_bench.search.driver import Means, Progress, Question, Search, Stopped, check_feasible
+from uniformer_bench.search.pareto import Scale
+from uniformer_bench.search.run_files import check_identity, front_rows, identity_hash, write_run
+from uniformer_bench.search.study import COUNTED, UNCOUNTED, Study, sqlite_url
+from uniformer_bench.space import Space
+
+SCHEMA_VERSION = 1
+FILES_EVERY_S, PAGE_EVERY_S = 5.0, 30.0
+
+
+class Options(NamedTuple):
+    """What a person asks of a search; see `ubench search --help` for each."""
+
+    space: Space
+    trials: int
+    data: str
+    device: str
+    precision: str
+    sampler: str
+    seed: int
+    workers: int | None
+    storage: str | None
+    run: str | None
+    results: Path
+    reports: Path
+    cache: Path | None
+    timeout_s: float | None
+    budget_s: float | None
+    command: str
+
+
+class Finished(NamedTuple):
+    """What `ubench search --json` prints, and why the search ended."""
+
+    document: dict[str, Any]
+    stopped: Stopped
+
+
+def run_search(options: Options, show: Callable[[Progress], None]) -> Finished:
+    """Runs or resumes the search. Raises UbenchError before any training where something is wrong."""
+    question, devices, threads = _question(options)
+    check_feasible(question.space, len(question.clips.classes), options.seed)
+    identity = _identity(options, question)
+    run = options.results / (options.run or _run_name(options, question, identity))
+    with _only_driver(run):
+        old = _old_info(run)
+        check_identity(old, identity, run) if old else None
+        study = Study(
+            options.storage or sqlite_url(run), run.name, question.space.objectives, options.sampler, options.seed
+        )
+        _prepare(study, question.space)
+        search = Search(question, _means(options, devices, threads), study, old.get("elapsed_s", 0.0), _old_scales(old))
+        info = _info(options, question, identity, old, run.name)
+        page = _Page(run, options.reports, info)
+        page.write(search)
+
+        def changed(now: Search) -> None:
+            show(now.progress())
+            page.refresh(now)
+
+        stopped = search.run(changed)
+        show(search.progress())
+        page.write(search)
+        return Finished(_summary(run, page.path, search), stopped)
+
+
+def _question(options: Options) -> tuple[Question, tuple[str, ...], int]:
+    space = options.space
+    device = resolve_device(options.device)
+    check_precision(device, options.precision)
+    arguments: dict[str, Any] = {
+        "source": options.data if options.data == "builtin" else str(Path(options.data).resolve()),
+        "frames": space.data.frames,
+        "size": space.data.size,
+        "seed": 0,  # the clips are one data set, whatever the seed of the search
+        "cache": options.cache,
+    }
+    clips = load_clips(**arguments)
+    cores = default_threads()
+    protocol = Protocol(
+        device=device,
+        precision=options.precision,
+        batch=space.input.batch,
+        frames=space.input.frames,
+        size=space.input.size,
+        threads=cores,
+    )
+    devices = devices_like(device) if device.startswith("cuda") else (device,) * (cores if device == "cpu" else 1)
+    workers = options.workers or len(devices)
+    devices = tuple(devices[i % len(devices)] for i in range(workers))
+    return Question(space, clips, arguments, protocol, options.seed), devices, max(1, cores // workers)
+
+
+def _means(options: Options, devices: tuple[str, ...], threads: int) -> Means:
+    turns = Path(tempfile.gettempdir()) / f"uniformer_bench-{os.getuid()}"
+    turns.mkdir(mode=0o700, exist_ok=True)
+    return Means(devices, threads, turns, options.trials, options.budget_s, options.timeout_s)
+
+
+def _identity(options: Options, question: Question) -> dict[str, Any]:
+    """Everything that must match for the trials of two searches to be comparable."""
+    space = question.space
+    return {
+        "space": space.text,
+        "objectives": list(space.objectives),
+        "constraints": dict(space.constraints),
+        "recipe": space.recipe.to_dict(),
+        "data": question.clips.card["hash"],
+        "protocol": question.protocol.to_dict(),
+        "device": environment()["cpu" if question.protocol.device == "cpu" else "gpu"],
+        "seed": options.seed,
+    }
+
+
+def _run_name(options: Options, question: Question, identity: Mapping[str, Any]) -> str:
+    data = "builtin" if options.data == "builtin" else Path(options.data).resolve().name
+    readable = "".join(c if c.isalnum() else "-" for c in data)[:40]
+    device = question.protocol.device.replace(":", "-")
+    return f"{question.space.name}-{readable}-{device}-{identity_hash(identity)}"
+
+
+@contextmanager
+def _only_driver(run: Path) -> Iterator[None]:
+    """Holds the run's lock, which the kernel frees when this process ends, however it ends."""
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        lock = (run / ".driver.lock").open("w")
+    except OSError as error:
+        raise UbenchError(f"the run's folder must be writable, got {error.strerror} for {run}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UbenchError(f"a run has one driver at a time, and another is at work in {run}") from None
+        yield
+
+
+def _old_info(run: Path) -> dict[str, Any]:
+    path = run / "run.json"
+    return json.loads(read_text(path)) if path.exists() else {}
+
+
+def _old_scales(old: Mapping[str, Any]) -> dict[str, Scale]:
+    return {key: Scale(**scale) for key, scale in old.get("hypervolume", {}).get("scales", {}).items()}
+
+
+def _prepare(study: Study, space: Space) -> None:
+    """Queues the baselines of a new study, and what a dead driver left behind of an old one."""
+    if not study.requeue_orphans() and not study.records():
+        study.enqueue(space.baseline_picks())
+
+
+def _info(
+    options: Options, question: Question, identity: Mapping[str, Any], old: Mapping[str, Any], name: str
+) -> dict[str, Any]:
+    space = question.space
+    today = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "name": name,
+        "command": options.command,
+        "version": uniformer_bench.__version__,
+        "created": old.get("created", today),
+        "seed": options.seed,
+        "sampler": options.sampler,
+        "space_name": space.name,
+        "space_text": space.text,
+        "space_size": space.size(),
+        "objectives": list(space.objectives),
+        "constraints": dict(space.constraints),
+        "input": space.input._asdict(),
+        "protocol": question.protocol.to_dict(),
+        "recipe": space.recipe.to_dict(),
+        "data": {**question.clips.card, "samples": sample_strips(question.clips)},
+        "environment": environment(),
+        "trials_asked": options.trials,
+        "identity": dict(identity),
+        "notes": _notes(space),
+    }
+
+
+def _notes(space: Space) -> list[str]:
+    """What the page must say could not be measured, or was measured otherwise than one would think."""
+    notes = []
+    if space.architectures:
+        notes.append(
+            "Costs are those of the architectures at full scale; accuracy is that of a short run of the same "
+            "pattern, depths, tubes and position embedding at the scale of the space's short_run_scale."
+        )
+    left_out = {"accuracy", "latency", "memory", "training_memory"} - set(space.measure)
+    notes += [
+        f"{key.replace('_', ' ')} was not measured: the space's `measure` leaves it out" for key in sorted(left_out)
+    ]
+    return notes
+
+
+class _Page:
+    """The run's files and its page, rewritten as trials end, but no more often than it is worth."""
+
+    def __init__(self, run: Path, reports: Path, info: dict[str, Any]) -> None:
+        self._run, self._reports, self._info = run, reports, info
+        self.path = reports / f"{run.name}.html"
+        self._files_at = self._page_at = 0.0
+        self._shown = -1
+
+    def refresh(self, search: Search) -> None:
+        if len(search.records) == self._shown or time.monotonic() - self._files_at < FILES_EVERY_S:
+            return
+        self._write_files(search)
+        if time.monotonic() - self._page_at >= PAGE_EVERY_S:
+            self.write(search)
+
+    def write(self, search: Search) -> None:
+        self._write_files(search)
+        self.path = write_report(self._run, self._reports)
+        self._page_at = time.monotonic()
+
+    def _write_files(self, search: Search) -> None:
+        now = {"elapsed_s": search.elapsed_s, "hypervolume": search.hypervolume()}
+        write_run(self._run, {**self._info, **now}, search.records)
+        self._files_at, self._shown = time.monotonic(), len(search.records)
+
+
+def _summary(run: Path, page: Path, search: Search) -> dict[str, Any]:
+    states = Counter(record["state"] for record in search.records)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "run": str(run),
+        "report": str(page),
+        "elapsed_s": search.elapsed_s,
+        "trials": {"total": search.counted} | {state: states[state] for state in (*COUNTED, *UNCOUNTED)},
+        "objectives": list(search.question.space.objectives),
+        "hypervolume": search.hypervolume()["value"],
+        "front": front_rows(search.front()),
+    }

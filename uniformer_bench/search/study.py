@@ -1,0 +1,125 @@
+"""What a search remembers: an Optuna study, each trial with its record as plain data.
+
+The record, kept in the trial's user attributes, is the truth; trials.csv, front.json and the page are made
+from it. Optuna is told COMPLETE where all objectives are known, and PRUNED with a broken constraint for
+everything else, so that the sampler learns from what failed. It is never told FAIL, which it would ignore,
+except for a trial that was cut short and is queued again.
+"""
+
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import TrialState
+
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.metrics import LIMITS, METRICS
+from uniformer_bench.space import Choice, Domain, Pick
+
+COUNTED = ("complete", "pruned", "infeasible", "oom", "diverged", "timeout", "crashed")
+UNCOUNTED = ("refused", "repeated", "interrupted")
+RECORD = "record"
+SAMPLERS = ("tpe", "nsga2", "gp", "random")
+
+
+def sampler_of(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """A sampler with the settings that suit a few hundred trials of a conditional, discrete space."""
+    if name == "tpe":
+        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=20)
+    if name == "nsga2":
+        return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+    if name == "gp":
+        return optuna.samplers.GPSampler(seed=seed, n_startup_trials=20)
+    if name == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    raise UbenchError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
+
+
+class Study:
+    """An Optuna study under the names of this project."""
+
+    def __init__(self, storage: str, name: str, objectives: tuple[str, ...], sampler: str, seed: int) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        logging.captureWarnings(True)  # Optuna warns of its experimental options on every start
+        self.objectives = objectives
+        directions = [METRICS[key].direction for key in objectives]
+        self._study = optuna.create_study(
+            storage=optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": _patience(storage)}),
+            study_name=name,
+            directions=directions,  # type: ignore[arg-type]  # metrics hold plain strings
+            load_if_exists=True,
+        )
+        # A sampler's stream starts anew on a resume: another seed, or it would repeat its first suggestions.
+        self._study.sampler = sampler_of(sampler, seed + len(self._study.trials))
+
+    def records(self) -> list[dict[str, Any]]:
+        """The record of every trial that has one, in order of number."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [json.loads(trial.user_attrs[RECORD]) for trial in trials if RECORD in trial.user_attrs]
+
+    def enqueue(self, picks: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Queues architectures, each with a name, to be suggested before all others."""
+        for name, values in picks:
+            self._study.enqueue_trial(dict(values), user_attrs={"baseline": name})
+
+    def requeue_orphans(self) -> int:
+        """Closes what a dead driver left running, and queues it again; gives how many there were."""
+        orphans = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        for orphan in orphans:
+            self._study.tell(orphan.number, state=TrialState.FAIL, skip_if_finished=True)
+            if orphan.params:
+                self._study.enqueue_trial(orphan.params, user_attrs=_baseline_of(orphan))
+        return len(orphans)
+
+    def ask(self) -> optuna.Trial:
+        return self._study.ask()
+
+    def interrupt(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
+        """Marks a trial as cut short, and queues its architecture again."""
+        trial.set_user_attr(RECORD, json.dumps(record, allow_nan=False))
+        frozen = self._study.tell(trial, state=TrialState.FAIL)
+        self._study.enqueue_trial(frozen.params, user_attrs=_baseline_of(frozen))
+
+    def tell(self, trial: optuna.Trial, record: dict[str, Any], constraints: Mapping[str, float]) -> None:
+        """Stores a finished trial and teaches the sampler. A limit breaks by its relative excess."""
+        trial.set_user_attr(RECORD, json.dumps(record, allow_nan=False))
+        metrics = record["metrics"]
+        for key, limit in constraints.items():
+            value = metrics.get(LIMITS[key].metric)
+            trial.set_constraint(key, 0.0 if value is None else value / (limit * LIMITS[key].scale) - 1)
+        failed = record["state"] in ("oom", "diverged", "timeout", "crashed")
+        trial.set_constraint("failed", 1.0 if failed else 0.0)
+        values = [metrics.get(key) for key in self.objectives]
+        if record["state"] in ("complete", "repeated") and None not in values:
+            self._study.tell(trial, values)
+        else:
+            self._study.tell(trial, state=TrialState.PRUNED)
+
+
+def _patience(storage: str) -> dict[str, Any]:
+    return {"timeout": 60} if storage.startswith("sqlite") else {}
+
+
+def _baseline_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
+    return {key: value for key, value in trial.user_attrs.items() if key == "baseline"}
+
+
+def optuna_pick(trial: optuna.Trial) -> Pick:
+    """Suggestions of `trial`: a choice by its options' labels, a range by its numbers."""
+
+    def pick(name: str, domain: Domain) -> Any:
+        if isinstance(domain, Choice):
+            return domain.options[domain.labels.index(trial.suggest_categorical(name, domain.labels))]
+        if all(isinstance(bound, int) for bound in domain):
+            return trial.suggest_int(name, int(domain.low), int(domain.high), step=int(domain.step))
+        return trial.suggest_float(name, domain.low, domain.high, step=domain.step)
+
+    return pick
+
+
+def sqlite_url(run: Path) -> str:
+    """Where a run's study lies unless a storage is named."""
+    return f"sqlite:///{run.resolve() / 'study.db'}"

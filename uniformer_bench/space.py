@@ -1,0 +1,426 @@
+"""A search space: a file that people edit, turned into architectures by whoever picks.
+
+The file says what is fixed and what varies, for the whole model and by stage: a list is a choice, and
+{low, high, step} a range. `Space.candidate(pick)` asks `pick(name, domain)` for every value that is active
+in the architecture being made, and for nothing else: random draws, Optuna and the counting of a space are
+three ways to pick. A space may instead list its `architectures`, a finite grid.
+"""
+
+import dataclasses
+import itertools
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.files import nearest, parse_yaml, read_text
+from uniformer_bench.metrics import LIMITS, METRICS, find_metric
+from uniformer_bench.recipe import Recipe
+from uniformer_bench.spec import ArchSpec
+
+PACKAGED = Path(__file__).parent / "search_spaces"  # in a wheel
+CHECKOUT = Path(__file__).parent.parent / "search_spaces"
+MIXER_LETTERS = {"L": "local", "G": "global", "S": "split"}
+STAGE_KEYS = ("mixer", "depth", "width", "kernel", "head_dim", "dpe_kernel", "ffn", "mlp_ratio")
+WHOLE_KEYS = ("head_dim", "mlp_ratio", "drop_path")
+MEASURED = ("accuracy", "latency", "memory", "training_memory")  # what closed forms do not give
+
+
+class Choice(NamedTuple):
+    """One of these values, as they stand in the file."""
+
+    options: tuple[Any, ...]
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """A short name for each option, as 3x5x5 for a tube: what storage and tables show."""
+        return tuple(_label(option) for option in self.options)
+
+
+class Range(NamedTuple):
+    """low, low + step, ... up to high."""
+
+    low: int | float
+    high: int | float
+    step: int | float
+
+    @property
+    def options(self) -> tuple[int | float, ...]:
+        count = math.floor((self.high - self.low) / self.step + 1e-9) + 1
+        return tuple(self.low + i * self.step for i in range(count))
+
+
+Domain = Choice | Range
+Pick = Callable[[str, Domain], Any]
+
+
+class Input(NamedTuple):
+    """Clips of this many frames and this (height, width); `batch` of them where cost is measured."""
+
+    frames: int
+    size: tuple[int, int]
+    batch: int = 1
+
+
+class Candidate(NamedTuple):
+    """An architecture to evaluate: `spec` is what is measured, `trained` what learns (mostly the same)."""
+
+    spec: ArchSpec
+    trained: ArchSpec
+    name: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Space:
+    """A checked search space. `text` is the file verbatim, `title` its first line of comment."""
+
+    name: str
+    text: str
+    title: str
+    input: Input
+    data: Input
+    fixed: Mapping[str, Any]
+    vary: Mapping[str, Domain]
+    stages: tuple[Mapping[str, Any], ...]
+    architectures: tuple[Candidate, ...]
+    objectives: tuple[str, ...]
+    constraints: Mapping[str, float]
+    recipe: Recipe
+    measure: tuple[str, ...]
+    baselines: tuple[Mapping[str, Any], ...] = field(default=())
+
+    def candidate(self, pick: Pick) -> Candidate:
+        """The architecture that `pick` makes. Raises SpecError where its values do not go together."""
+        if self.architectures:
+            by_name = {candidate.name: candidate for candidate in self.architectures}
+            return by_name[pick("architecture", Choice(tuple(by_name)))]
+        values = dict(self.fixed) | {name: pick(name, domain) for name, domain in self.vary.items()}
+        values["stages"] = [_stage(stage, f"stage{i}.", pick) for i, stage in enumerate(self.stages, 1)]
+        spec = ArchSpec.from_dict(values)
+        return Candidate(spec, spec)
+
+    def baseline_picks(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(name, every suggested parameter as storage has it) of each baseline, or of each row of a grid."""
+        if self.architectures:
+            for candidate in self.architectures:
+                yield str(candidate.name), {"architecture": candidate.name}
+        for baseline in self.baselines:
+            picks: dict[str, Any] = {}
+            self.candidate(_baseline_pick(baseline, picks))
+            yield baseline["name"], picks
+
+    def size(self) -> int:
+        """How many different sets of active values there are."""
+        if self.architectures:
+            return len(self.architectures)
+        whole = math.prod(len(domain.options) for domain in self.vary.values())
+        return whole * math.prod(_stage_size(stage) for stage in self.stages)
+
+
+def random_pick(rng: random.Random) -> Pick:
+    """Every option equally likely."""
+    return lambda name, domain: rng.choice(domain.options)
+
+
+def _label(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "x".join(map(str, value))
+    return {None: "none", True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, str) else value
+
+
+def _stage(stage: Mapping[str, Any], prefix: str, pick: Pick) -> dict[str, Any]:
+    """One stage's values; what its mixer (or a missing FFN) does not use is not asked for."""
+
+    def value_of(key: str) -> Any:
+        value = stage[key]
+        return pick(prefix + key, value) if isinstance(value, Choice | Range) else value
+
+    values: dict[str, Any] = {}
+    for key in (key for key in STAGE_KEYS if key in stage):
+        if _is_active(key, values):
+            values[key] = value_of(key)
+    return values
+
+
+def _is_active(key: str, values: Mapping[str, Any]) -> bool:
+    if key == "kernel":
+        return values["mixer"] == "local"
+    if key == "head_dim":
+        return values["mixer"] != "local"
+    return key != "mlp_ratio" or values.get("ffn", True)
+
+
+def _options(value: Any) -> tuple[Any, ...]:
+    return value.options if isinstance(value, Choice | Range) else (value,)
+
+
+def _stage_size(stage: Mapping[str, Any]) -> int:
+    """The sum, over mixers and having an FFN, of the product of what is then active."""
+    ffns = _options(stage.get("ffn", True))
+    total = 0
+    for mixer, ffn in itertools.product(_options(stage["mixer"]), ffns):
+        known = {"mixer": mixer, "ffn": ffn}
+        keys = [key for key in STAGE_KEYS if key in stage and key not in known and _is_active(key, known)]
+        total += math.prod(len(_options(stage[key])) for key in keys)
+    return total
+
+
+def _baseline_pick(baseline: Mapping[str, Any], picks: dict[str, Any]) -> Pick:
+    """The pattern's mixers, what the baseline names, and the middle option of everything else."""
+
+    def pick(name: str, domain: Domain) -> Any:
+        stage, _, key = name.rpartition(".")
+        wanted = domain.options[len(domain.options) // 2]
+        if key == "mixer":
+            wanted = MIXER_LETTERS[baseline["pattern"][int(stage.removeprefix("stage")) - 1]]
+        elif key in baseline:
+            given = baseline[key]
+            by_stage = stage and isinstance(given, list) and key != "kernel" and key != "dpe_kernel"
+            wanted = given[int(stage.removeprefix("stage")) - 1] if by_stage else given
+        if wanted not in domain.options:
+            where = f"baseline {baseline['name']!r}"
+            raise UbenchError(f"a baseline must lie in the space, got {name} {wanted!r} in {where}, which is no option")
+        picks[name] = domain.labels[domain.options.index(wanted)] if isinstance(domain, Choice) else wanted
+        return wanted
+
+    return pick
+
+
+# ---------------------------------------------------------------- reading the file
+
+
+def space_files() -> dict[str, Path]:
+    """The spaces that come with the package, by name."""
+    folder = PACKAGED if PACKAGED.is_dir() else CHECKOUT
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+
+
+def load_space(name_or_file: str) -> Space:
+    """A packaged space by name, or any file by path. Raises UbenchError with the rule, the value and the place."""
+    packaged = space_files()
+    if name_or_file in packaged:
+        return parse_space(read_text(packaged[name_or_file]), name_or_file)
+    path = Path(name_or_file)
+    if not path.suffix and not path.exists():
+        raise UbenchError(f"unknown space {name_or_file!r}{nearest(name_or_file, packaged)}")
+    return parse_space(read_text(path), name_or_file)
+
+
+def parse_space(text: str, source: str) -> Space:
+    """The space that a YAML text describes; `source` names it in errors."""
+    data = parse_yaml(text, source)
+    try:
+        space = _space(data, text)
+        _check_every_option(space)
+    except UbenchError as error:
+        raise type(error)(f"{error}, in space {source}") from None
+    return space
+
+
+_TOP_KEYS = (
+    "name", "input", "data", "spec", "vary", "stages", "architectures", "scale", "short_run_scale",
+    "objectives", "constraints", "recipe", "measure", "baselines",
+)  # fmt: skip
+
+
+def _space(data: object, text: str) -> Space:
+    top = _mapping(data, _TOP_KEYS, "the file")
+    for key in ("name", "input"):
+        if key not in top:
+            raise UbenchError(f"{key} must be given")
+    if ("stages" in top) == ("architectures" in top):
+        raise UbenchError(
+            "either stages or architectures must be given, got " + ("both" if "stages" in top else "none")
+        )
+    measured_at = _input(top["input"], "input")
+    return Space(
+        name=_name(top["name"]),
+        text=text,
+        title=next((line.strip("# ").strip() for line in text.splitlines() if line.startswith("#")), ""),
+        input=measured_at,
+        data=_input({"frames": measured_at.frames, "size": measured_at.size, **top.get("data", {})}, "data"),
+        fixed=top.get("spec", {}),
+        vary={k: _as_domain(v, k) for k, v in _mapping(top.get("vary", {}), WHOLE_KEYS, "vary").items()},
+        stages=tuple(_stage_domains(stage, f"stages[{i}]") for i, stage in enumerate(top.get("stages", []))),
+        architectures=_architectures(top),
+        objectives=_objectives(top.get("objectives", ["accuracy", "latency"])),
+        constraints=_constraints(top.get("constraints", {})),
+        recipe=Recipe.from_dict(_mapping(top.get("recipe", {}), None, "recipe")),
+        measure=tuple(_one_of(key, MEASURED, "measure") for key in top.get("measure", MEASURED)),
+        baselines=tuple(_baseline(b, len(top.get("stages", []))) for b in top.get("baselines", [])),
+    )
+
+
+def _name(value: object) -> str:
+    if not isinstance(value, str) or not value.replace("_", "").replace("-", "").isalnum():
+        raise UbenchError(f"name must be letters, digits, - and _, got {value!r}")
+    return value
+
+
+def _mapping(value: object, known: tuple[str, ...] | None, place: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise UbenchError(f"{place} must be a mapping, got {value!r}")
+    for key in value:
+        if known is not None and key not in known:
+            raise UbenchError(f"unknown key {key!r} in {place}{nearest(key, known)}")
+    return value
+
+
+def _one_of(value: object, known: tuple[str, ...], place: str) -> str:
+    if value not in known:
+        raise UbenchError(f"unknown {value!r} in {place}{nearest(value, known)}")
+    return str(value)
+
+
+def _input(value: object, place: str) -> Input:
+    given = _mapping(value, ("frames", "size", "batch"), place)
+    size = given.get("size")
+    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    numbers: dict[str, Any] = {
+        "frames": given.get("frames"),
+        "height": height,
+        "width": width,
+        "batch": given.get("batch", 1),
+    }
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int) or number < 1:
+            raise UbenchError(f"{name} must be a positive integer, got {number!r} in {place}")
+    return Input(numbers["frames"], (numbers["height"], numbers["width"]), numbers["batch"])
+
+
+def _as_domain(value: object, place: str) -> Domain:
+    domain = _domain(value, place)
+    if not isinstance(domain, Choice | Range):
+        raise UbenchError(f"{place} must be a list or a range in vary, got {value!r}; what is fixed belongs into spec")
+    return domain
+
+
+def _domain(value: object, place: str) -> Any:
+    """A Choice for a list, a Range for {low, high, step}; anything else is fixed."""
+    if isinstance(value, dict):
+        return _range(_mapping(value, ("low", "high", "step"), place), place)
+    if not isinstance(value, list) or (len(value) == 3 and place.endswith("kernel") and isinstance(value[0], int)):
+        return value  # three integers are one tube
+    if not value or len({_label(option) for option in value}) < len(value):
+        raise UbenchError(f"a choice must have options that differ, got {value!r} in {place}")
+    return Choice(tuple(value)) if len(value) > 1 else value[0]
+
+
+def _range(given: dict[str, Any], place: str) -> Any:
+    low, high, step = given.get("low"), given.get("high"), given.get("step", 1)
+    if not all(isinstance(n, int | float) and not isinstance(n, bool) for n in (low, high, step)):
+        raise UbenchError(f"a range must have numbers for low, high and step, got {given!r} in {place}")
+    assert low is not None, "checked above"
+    assert high is not None, "checked above"
+    if step <= 0 or low > high:
+        raise UbenchError(f"a range must rise from low to high by a positive step, got {given!r} in {place}")
+    return Range(low, high, step) if low + step <= high else low
+
+
+def _stage_domains(value: object, place: str) -> dict[str, Any]:
+    given = _mapping(value, STAGE_KEYS, place)
+    for key in ("mixer", "depth", "width"):
+        if key not in given:
+            raise UbenchError(f"{key} must be given in {place}")
+    return {key: _domain(option, f"{place}.{key}") for key, option in given.items()}
+
+
+def _objectives(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not value or len(set(value)) < len(value):
+        raise UbenchError(f"objectives must be a list of different metrics, got {value!r}")
+    return tuple(find_metric(key).key for key in value)
+
+
+def _constraints(value: object) -> dict[str, float]:
+    limits = _mapping(value, tuple(LIMITS), "constraints")
+    for key, limit in limits.items():
+        if isinstance(limit, bool) or not isinstance(limit, int | float) or limit <= 0:
+            raise UbenchError(f"{key} must be a positive number, got {limit!r} in constraints")
+    return limits
+
+
+def _baseline(value: object, stages: int) -> dict[str, Any]:
+    given = _mapping(value, ("name", "pattern", *STAGE_KEYS[1:]), "baselines")
+    pattern = given.get("pattern")
+    if not isinstance(pattern, str) or len(pattern) != stages or set(pattern) - set(MIXER_LETTERS):
+        letters = "/".join(MIXER_LETTERS)
+        raise UbenchError(f"pattern must be one of {letters} for each of {stages} stages, got {pattern!r} in baselines")
+    return {"name": pattern, **given}
+
+
+def _architectures(top: Mapping[str, Any]) -> tuple[Candidate, ...]:
+    """The rows of a grid, each at the scale its cost is for and at the scale its short run has."""
+    rows = []
+    for i, value in enumerate(top.get("architectures", [])):
+        place = f"architectures[{i}]"
+        row = _mapping(value, ("name", "pattern", "depth", "kernel", "dpe_kernel", "ffn"), place)
+        if set(row.get("pattern", "?")) - set(MIXER_LETTERS) or "name" not in row or "depth" not in row:
+            raise UbenchError(f"name, depth and a pattern of {'/'.join(MIXER_LETTERS)} must be given in {place}")
+        full, short = (_at_scale(row, top.get(key), key) for key in ("scale", "short_run_scale"))
+        rows.append(Candidate(full, short, str(row["name"])))
+    return tuple(rows)
+
+
+def _at_scale(row: Mapping[str, Any], scale: object, place: str) -> ArchSpec:
+    given = dict(_mapping(scale, ("width", "head_dim", "mlp_ratio", "stem", "downsample"), place))
+    widths = given.pop("width", None)
+    if not isinstance(widths, list) or not len(widths) == len(row["pattern"]) == len(row["depth"]):
+        raise UbenchError(f"width and depth must be given for every stage of the pattern, got {widths!r} in {place}")
+    options = {key: row[key] for key in ("kernel", "dpe_kernel") if key in row}
+    ffns = row.get("ffn", [True] * len(widths))
+    columns = zip(row["pattern"], row["depth"], widths, ffns, strict=True)
+    stages = [{"mixer": MIXER_LETTERS[m], "depth": d, "width": w, "ffn": f, **options} for m, d, w, f in columns]
+    return ArchSpec.from_dict({**given, "stages": stages})
+
+
+def _check_every_option(space: Space) -> None:
+    """Makes every option of every parameter once, and every width with every head_dim, so that none fails later."""
+    for pick in _covering_picks(space):
+        candidate = space.candidate(pick)
+        candidate.spec.grids(space.input.frames, space.input.size)
+        candidate.trained.grids(space.data.frames, space.data.size)
+    for _ in space.baseline_picks():
+        pass
+    needed = {key for key in space.objectives if key in METRICS} & set(MEASURED)
+    if needed - set(space.measure):
+        raise UbenchError(
+            f"an objective must be measured, got {', '.join(sorted(needed - set(space.measure)))} left out"
+        )
+
+
+def _covering_picks(space: Space) -> Iterator[Pick]:
+    longest = max((len(d.options) for d in _domains(space)), default=1)
+    for first, second, third in itertools.product(range(min(longest, 8)), range(min(longest, 8)), range(3)):
+        shifts = {"mixer": third, "width": first, "head_dim": second}
+        yield _cycling_pick(shifts, first)
+
+
+def _cycling_pick(shifts: Mapping[str, int], other: int) -> Pick:
+    def pick(name: str, domain: Domain) -> Any:
+        shift = shifts.get(name.rpartition(".")[2], other)
+        return domain.options[shift % len(domain.options)]
+
+    return pick
+
+
+def _domains(space: Space) -> Iterator[Domain]:
+    if space.architectures:
+        yield Choice(tuple(candidate.name for candidate in space.architectures))
+    for values in (space.vary, *space.stages):
+        yield from (value for value in values.values() if isinstance(value, Choice | Range))
+
+
+def with_overrides(
+    space: Space, *, objectives: tuple[str, ...] | None, constraints: Mapping[str, float], epochs: float | None = None
+) -> Space:
+    """The space under other objectives, and under further or other constraints."""
+    recipe = space.recipe if epochs is None else dataclasses.replace(space.recipe, epochs=epochs)
+    return dataclasses.replace(
+        space,
+        objectives=_objectives(objectives) if objectives else space.objectives,
+        constraints=_constraints({**space.constraints, **constraints}),
+        recipe=recipe,
+    )
