@@ -386,7 +386,9 @@ def read(page):
 
 def data_of(page):
     packed = re.search(r'<script type="application/octet-stream" id="data">([^<]*)</script>', page)[1]
-    return json.loads(gzip.decompress(base64.b64decode(packed)), parse_constant=lambda name: pytest.fail(name))
+    raw = base64.b64decode(packed)
+    assert raw[4:8] == bytes(4), "gzip wrote the time, and other bytes every second"
+    return json.loads(gzip.decompress(raw), parse_constant=lambda name: pytest.fail(name))
 
 
 @pytest.fixture(scope="module")

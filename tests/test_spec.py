@@ -31,7 +31,10 @@ def spec(*stages, **values):
         (spec(stage(mlp_ratio=-1)), r"mlp_ratio must be a positive number, got -1 in stages\[0\]"),
         (spec(stage(layer_scale=0)), r"layer_scale must be a positive number, got 0 in stages\[0\]"),
         (spec(stage(mixer="global", head_dim=0)), r"head_dim must be a positive integer, got 0 in stages\[0\]"),
-        (spec(stage(mixer="global", width=20)), r"head_dim must divide width, got head_dim 8 and width 20 in stages\[0\]"),
+        (
+            spec(stage(mixer="global", width=20)),
+            r"head_dim must divide width, got head_dim 8 and width 20 in stages\[0\]",
+        ),
         (spec(stage(mlp_ratio=0.01)), r"mlp_ratio x width must be at least 1, got 0.01 x 16 in stages\[0\]"),
         (spec(stage(kernle=3)), r"unknown key 'kernle' in stages\[0\], did you mean kernel"),
         (spec({"mixer": "local", "depth": 1}), r"width must be given in stages\[0\]"),
@@ -40,8 +43,14 @@ def spec(*stages, **values):
         (spec(stage(), in_channels=0), "in_channels must be a positive integer, got 0"),
         (spec(stage(), stem={"kernel": 3}), "stride must be given in stem"),
         (spec(stage(), stem={"kernel": 0, "stride": 1}), "kernel must be a positive integer .* got 0 in stem"),
-        (spec(stage(), stem={"kernel": 3, "stride": 2, "kind": "round"}), "kind must be patch or conv, got 'round' in stem"),
-        (spec(stage(), stem={"kernel": 3, "stride": 2, "layers": 2}), "layers must be 1 where kind is patch, got 2 in stem"),
+        (
+            spec(stage(), stem={"kernel": 3, "stride": 2, "kind": "round"}),
+            "kind must be patch or conv, got 'round' in stem",
+        ),
+        (
+            spec(stage(), stem={"kernel": 3, "stride": 2, "layers": 2}),
+            "layers must be 1 where kind is patch, got 2 in stem",
+        ),
         (
             spec(stage(width=17), stem={"kernel": 3, "stride": 2, "kind": "conv", "layers": 2}),
             r"2 conv layers must halve the width evenly, got width 17 in stages\[0\]",

@@ -110,10 +110,10 @@ def _step(
     model: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], recipe: Recipe, precision: str
 ) -> Tensor:
     x, y = batch
+    optimiser.zero_grad(set_to_none=True)  # before the forward pass, which then runs without old gradients
     with torch.autocast(x.device.type, dtype=DTYPES[precision], enabled=precision != "fp32"):
         logits = model(x)
     loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-    optimiser.zero_grad(set_to_none=True)
     loss.backward()
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimiser.step()

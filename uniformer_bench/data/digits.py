@@ -94,7 +94,7 @@ def draw(
     """A clip for every label: (N, T, H, W, 3) uint8."""
     target, other = _script(labels, images, frames, rng)
     n = len(labels)
-    noise = rng.uniform(0.02, 0.22, n)
+    noise = rng.uniform(0.02, 0.15, n)
     colours = rng.uniform(0.45, 1.0, (2, n, 3)).astype(np.float32)
     scale = rng.uniform(0.30, 0.42, (2, n)).astype(np.float32)
     background = rng.uniform(0.0, 0.25, (n, 3)).astype(np.float32)
@@ -149,7 +149,7 @@ def _script(
     n = len(labels)
     time = np.tile((np.arange(frames) + 0.5) / frames, (n, 1))
     middle = rng.uniform(0.4, 0.6, (n, 1))
-    course = _Course(rng.uniform(-0.15, 0.15, (n, 2)), _headings(labels, rng), rng.uniform(0.3, 1.0, n))
+    course = _Course(rng.uniform(-0.15, 0.15, (n, 2)), _headings(labels, rng), rng.uniform(0.4, 1.0, n))
     gone, turned = _motion(labels, time, middle, rng)
     x, y = course.at(gone)
     hidden = _is(labels, "hides and returns", "hides and another returns") & (abs(time - middle) < 0.15)

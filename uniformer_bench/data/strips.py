@@ -10,12 +10,12 @@ from uniformer_bench.data.clips import Clips
 
 
 def sample_strips(clips: Clips, classes: int = 14) -> list[dict[str, str]]:
-    """{"class", "png"} for the first training clip of each of the first classes; `png` is a data URI."""
+    """{"name", "image"} for the first training clip of each of the first classes; `image` is a data URI."""
     strips = []
     for label, name in enumerate(clips.classes[:classes]):
         found = np.flatnonzero(clips.train.labels == label)
         if len(found):
-            strips.append({"class": name, "png": png_uri(np.concatenate(list(clips.train.clips[found[0]]), axis=1))})
+            strips.append({"name": name, "image": png_uri(np.concatenate(list(clips.train.clips[found[0]]), axis=1))})
     return strips
 
 

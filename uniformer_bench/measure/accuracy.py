@@ -33,7 +33,7 @@ class Accuracy:
         n, p, z2 = self.total, self.value, Z95**2
         centre = (p + z2 / (2 * n)) / (1 + z2 / n)
         half = Z95 * sqrt(p * (1 - p) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-        return max(0.0, centre - half), min(1.0, centre + half)
+        return min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half))  # rounding at 0 and n
 
 
 def accuracy(

@@ -6,6 +6,7 @@ nothing and is the same on every machine; on a GPU from its allocator. Neither k
 """
 
 import copy
+import gc
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
@@ -22,6 +23,9 @@ from uniformer_bench.measure.protocol import Protocol
 
 BY_SHAPE = "live tensors of a run by shape"
 BY_ALLOCATOR = "the GPU allocator's peak of live tensors"
+USES = ("inference", "training")
+
+Use = Callable[[nn.Module], None]
 
 
 @dataclass(frozen=True)
@@ -47,19 +51,26 @@ def peak_memory(
     """Peaks of `model`, which is not touched, for clips (B, C, T, H, W) in the protocol's precision.
 
     Inference has weights and clips in that precision; training has them in fp32 and computes under autocast,
-    on `training_batch` clips (default: as many as `clips` has). For a CPU only the clips' shape is read, so
-    both may be on the meta device. Raises torch.OutOfMemoryError where a GPU is too small for inference.
+    on `training_batch` clips (default: as many as `clips` has). Only the shape of `clips` is read, and for a
+    CPU the model's too, so both may be on the meta device. Raises torch.OutOfMemoryError where a GPU is too
+    small for inference.
     """
-    shape = (training_batch or clips.shape[0], *clips.shape[1:])
-    if protocol.device == "cpu":
-        inference = _by_shape(model, protocol.dtype(), lambda twin: _infer(twin, tuple(clips.shape), protocol))
-        step = _by_shape(model, torch.float32, lambda twin: _train(twin, shape, protocol)) if training else None
-        return _memory(model, protocol, inference, step, BY_SHAPE, training)
-    if protocol.device.startswith("cuda"):
-        return _on_gpu(model, tuple(clips.shape), shape if training else None, protocol)
-    reason = f"{protocol.device} does not say what its tensors take"
-    reasons = (("inference_peak_bytes", reason), ("training_peak_bytes", reason))
-    return Memory(None, None, weights_bytes(model, protocol), reason, None, reasons)
+    device, weights = protocol.device, weights_bytes(model, protocol)
+    if device != "cpu" and not device.startswith("cuda"):
+        reason = f"{device} does not say what its tensors take"
+        return Memory(None, None, weights, reason, None, tuple((f"{use}_peak_bytes", reason) for use in USES))
+    peak_of, method = (_peak_by_shape, BY_SHAPE) if device == "cpu" else (_peak_on_gpu, BY_ALLOCATOR)
+    shape = tuple(clips.shape)
+    inference = peak_of(model, protocol.dtype(), device, lambda twin: _infer(twin, shape, protocol))
+    reserved = None if device == "cpu" else torch.cuda.max_memory_reserved(device)
+    step, reason, trained = None, "not asked for", (training_batch or shape[0], *shape[1:])
+    if training:
+        try:
+            step = peak_of(model, torch.float32, device, lambda twin: _train(twin, trained, protocol))
+        except torch.OutOfMemoryError:
+            reason = "the GPU is too small for a step of training"
+    reasons = (("training_peak_bytes", reason),) if step is None else ()
+    return Memory(inference, step, weights, method, reserved, reasons)
 
 
 def weights_bytes(model: nn.Module, protocol: Protocol) -> int:
@@ -73,20 +84,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
     return isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-
-
-def _memory(
-    model: nn.Module,
-    protocol: Protocol,
-    inference: int,
-    step: int | None,
-    method: str,
-    training: bool,
-    reserved: int | None = None,
-) -> Memory:
-    reason = "the GPU is too small for a step of training" if training else "not asked for"
-    reasons = () if step is not None else (("training_peak_bytes", reason),)
-    return Memory(inference, step, weights_bytes(model, protocol), method, reserved, reasons)
 
 
 class LiveBytes(TorchDispatchMode):
@@ -138,13 +135,25 @@ def _twin(model: nn.Module, dtype: torch.dtype, device: str) -> nn.Module:
     return copy.deepcopy(model, memo)
 
 
-def _by_shape(model: nn.Module, dtype: torch.dtype, use: Callable[[nn.Module], None]) -> int:
+def _peak_by_shape(model: nn.Module, dtype: torch.dtype, device: str, use: Use) -> int:
     with FakeTensorMode(allow_non_fake_inputs=True):
-        twin = _twin(model, dtype, "cpu")
+        twin = _twin(model, dtype, device)
         with LiveBytes() as memory:
             memory.track(_state(twin))
             use(twin)
     return memory.peak
+
+
+def _peak_on_gpu(model: nn.Module, dtype: torch.dtype, device: str, use: Use) -> int:
+    """Of a second run: in the first, libraries take workspaces for good, which are not the model's."""
+    use(_twin(model, dtype, device))
+    gc.collect()  # what hangs in a cycle would be freed while we measure
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    use(_twin(model, dtype, device))
+    torch.cuda.synchronize(device)
+    return torch.cuda.max_memory_allocated(device) - before
 
 
 def _infer(model: nn.Module, shape: tuple[int, ...], protocol: Protocol) -> None:
@@ -168,28 +177,3 @@ def _train(model: nn.Module, shape: tuple[int, ...], protocol: Protocol) -> None
         logits = model(clips)
     F.cross_entropy(logits.float(), labels).backward()
     optimiser.step()
-
-
-def _on_gpu(
-    model: nn.Module, shape: tuple[int, ...], training_shape: tuple[int, ...] | None, protocol: Protocol
-) -> Memory:
-    """Both on a twin, after a run that let libraries take their workspaces, which are not counted."""
-    with torch.cuda.device(protocol.device):
-        inference = _gpu_peak(model, protocol.dtype(), lambda twin: _infer(twin, shape, protocol))
-        reserved, step = torch.cuda.max_memory_reserved(), None
-        if training_shape is not None:
-            try:
-                step = _gpu_peak(model, torch.float32, lambda twin: _train(twin, training_shape, protocol))
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
-    return _memory(model, protocol, inference, step, BY_ALLOCATOR, training_shape is not None, reserved)
-
-
-def _gpu_peak(model: nn.Module, dtype: torch.dtype, use: Callable[[nn.Module], None]) -> int:
-    use(_twin(model, dtype, "cuda"))
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    use(_twin(model, dtype, "cuda"))
-    torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before

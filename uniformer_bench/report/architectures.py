@@ -17,8 +17,9 @@ def architectures(page: Contents) -> str:
     return section(
         "architectures",
         "Architectures",
-        f'{_legend()}<p class="note">Height is the spatial grid, cells are blocks, all to one scale.</p>{_gallery(page)}'
-        f'<h3>Side by side</h3><p class="note">What differs is underlined.</p><div class="panes">{panes}</div>',
+        f'{_legend()}<p class="note">Height is the spatial grid, cells are blocks, all to one scale.</p>'
+        f'{_gallery(page)}<h3>Side by side</h3><p class="note">What differs is underlined.</p>'
+        f'<div class="panes">{panes}</div>',
     )
 
 
@@ -92,6 +93,6 @@ def architecture(page: Contents, n: int) -> str:
         if key != "flops"
     )
     return (
-        f'<div class="scroll">{drawing(view, page.scale)}</div><dl class="numbers">{numbers}</dl>'
+        f'<div class="scroll" tabindex="0">{drawing(view, page.scale)}</div><dl class="numbers">{numbers}</dl>'
         f"{copyable('YAML', view.yaml)}{copyable('Python', view.python)}{copyable('Export', view.command, True)}"
     )

@@ -42,7 +42,8 @@ def _figure(page: Contents, name: str, heading: str) -> str:
     if name not in page.figures:
         return ""
     words = escape(heading)
-    return f'<figure><h4>{words}</h4><div id="{name}" class="plot" role="img" aria-label="{words}"></div></figure>'
+    plot = f'<div id="{name}" class="plot" role="img" aria-label="{words}"></div>'
+    return f'<figure><h3 class="minor">{words}</h3>{plot}</figure>'
 
 
 def _effects(page: Contents, key: str) -> str:

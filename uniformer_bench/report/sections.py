@@ -148,8 +148,9 @@ def _baselines(page: Contents) -> str:
     head = "".join(f'<th scope="col">{escape(axis_title(key))}</th>' for key in keys)
     body = "".join(_baseline(trial, keys) for trial in rows)
     return (
-        f'<div class="scroll"><table class="plain"><caption>Baselines</caption><thead><tr><th scope="col">baseline</th>'
-        f'<th scope="col">pattern</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        '<div class="scroll" tabindex="0"><table class="plain"><caption>Baselines</caption><thead><tr>'
+        f'<th scope="col">baseline</th><th scope="col">pattern</th>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -176,7 +177,7 @@ def front(page: Contents) -> str:
     return section(
         "front",
         "The front",
-        f'<form class="controls" id="front-axes">{choose}</form><figure><div id="plot-front" class="plot" role="img" '
+        f'<form class="controls" id="front-axes">{choose}</form><figure><div id="plot-front" class="plot" role="group" '
         f'aria-label="Scatter plot of {escape(quality)} against {escape(cost)}; the table of trials holds the same '
         'numbers."></div><figcaption><span id="front-count"></span> Bars are 95 % intervals. Drag over points to '
         "select trials in the table; double-click to let go; click a point to open its architecture."

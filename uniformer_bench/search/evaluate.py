@@ -4,6 +4,7 @@ Each phase spends nothing on what the one before can refuse: built, then latency
 short run and its accuracy. What goes wrong is a state with a reason, never an exception that is lost.
 """
 
+import copy
 import functools
 import time
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ from uniformer_bench.data.clips import Clips
 from uniformer_bench.measure.accuracy import accuracy
 from uniformer_bench.measure.latency import measure_latency
 from uniformer_bench.measure.memory import is_out_of_memory, peak_memory
+from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import LIMITS, METRICS
 from uniformer_bench.model import build, clips_like
@@ -97,7 +99,7 @@ def _evaluate(task: Task, turns: Turns, found: Result) -> None:
         torch.manual_seed(task.seed)
         model = build(task.spec, task.num_classes, task.protocol.implementation)
     if "latency" in task.measure:
-        with _timed(found, "latency"), turns.alone():
+        with turns.alone(), _timed(found, "latency"):
             _latency(task, model, found)
         _check(task, found, "latency")
     if {"memory", "training_memory"} & set(task.measure):
@@ -131,14 +133,11 @@ def _check(task: Task, found: Result, metric: str) -> None:
 
 def _latency(task: Task, model: UniFormer, found: Result) -> None:
     protocol = task.protocol
-    model = model.to(protocol.device).eval()
-    clips = clips_like(task.spec, protocol.batch, protocol.frames, protocol.size).to(protocol.device)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(protocol.threads)
-    try:
-        latency = measure_latency(lambda: model(clips), protocol, budget_s=LATENCY_BUDGET_S)
-    finally:
-        torch.set_num_threads(threads)
+    subject = copy.deepcopy(model).to(protocol.device, protocol.dtype()).eval()  # training needs the fp32 weights
+    clips = clips_like(task.spec, protocol.batch, protocol.frames, protocol.size)
+    clips = clips.to(protocol.device, protocol.dtype())
+    with thread_count(protocol.threads):
+        latency = measure_latency(lambda: subject(clips), protocol, budget_s=LATENCY_BUDGET_S)
     found.metrics["latency"] = latency.median
     found.metrics["throughput"] = 1000 * protocol.batch / latency.median
     if latency.ci95 is not None:

@@ -74,8 +74,8 @@ function startAnswer() {
   byId("budget-metric").addEventListener("change", () => { byId("budget-limit").value = ""; moveSlider(); applyBudget(); });
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("reset", () => setTimeout(applyBudget));
-  form.addEventListener("input", () => setTimeout(redrawFront));
-  form.addEventListener("reset", () => setTimeout(redrawFront));
+  form.addEventListener("input", redrawSoon);
+  form.addEventListener("reset", redrawSoon);
 }
 
 // Two panes: what has the same key on both sides and reads differently is marked.

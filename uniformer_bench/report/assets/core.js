@@ -60,12 +60,8 @@ function element(name, text, attributes = {}) {
   return made;
 }
 
-// What is in view: numbers drawn over in the plot (null: no selection), and those the table's filters leave.
-const view = { selected: null, pick: null, listeners: [] };
-function select(numbers) {
-  view.selected = numbers && numbers.length ? new Set(numbers) : null;
-  view.listeners.forEach((listener) => listener());
-}
+// What is in view: the trials drawn over in the plot (null: no selection), and the pick.
+const view = { selected: null, pick: null };
 
 async function copy(text) {
   try {

@@ -46,6 +46,11 @@ function hoverText(trial, keys) {
   return lines.join("<br>");
 }
 
+function hoverCached(trial, keys) {
+  trial.hover ??= {};
+  return (trial.hover[keys] ??= hoverText(trial, keys));
+}
+
 // "stage2: local, depth 2, width 32, 3x3x3" from the parameters the search drew.
 function stageLines(trial) {
   const stages = new Map();
@@ -77,7 +82,7 @@ function frontTrace(trace, { x, y }, visible) {
   const bars = trace.error_x && { error_x: errorBars(trace, "error_x", x), error_y: errorBars(trace, "error_y", y) };
   const chosen = visible && { selectedpoints: trials.flatMap((t, i) => (visible.has(t.number) ? [i] : [])) };
   return { ...trace, customdata: numbers, x: trials.map((t) => value(t, x)), y: trials.map((t) => value(t, y)), ...bars, ...chosen,
-    hovertext: trials.map((t) => hoverText(t, [x, y])), unselected: { marker: { opacity: 0.15 }, textfont: { color: "rgba(0,0,0,0)" } } };
+    hovertext: trials.map((t) => hoverCached(t, [x, y])), unselected: { marker: { opacity: 0.15 }, textfont: { color: "rgba(0,0,0,0)" } } };
 }
 
 function frontFigure() {
@@ -91,6 +96,13 @@ function frontFigure() {
 
 function redrawFront() {
   if (byId("plot-front")) drawFront();
+}
+
+// The plot follows the budget and the table's filters when the hand rests: thousands of points take a while.
+let resting = 0;
+function redrawSoon() {
+  clearTimeout(resting);
+  resting = setTimeout(redrawFront, 150);
 }
 
 function countFront() {
@@ -128,10 +140,10 @@ function startFront() {
   if (!plot) return;
   for (const id of ["front-x", "front-y", "front-x-log", "front-y-log"]) byId(id).addEventListener("change", drawFront);
   byId("front-axes").addEventListener("submit", (event) => event.preventDefault());
+  // plotly has shown its own selection already, and redraws slowly: only the table follows
   plot.on("plotly_selected", (event) => { if (event) select(event.points.flatMap((p) => (p.customdata === undefined ? [] : [p.customdata]))); });
   plot.on("plotly_deselect", () => select(null));
   plot.on("plotly_click", (event) => { if (event.points[0].customdata !== undefined) openTrial(event.points[0].customdata); });
-  view.listeners.push(drawFront);
 }
 
 function startTheme() {

@@ -107,14 +107,18 @@ function jsonText() {
   return JSON.stringify(rows, null, 1) + "\n";
 }
 
+function select(numbers) {
+  view.selected = numbers && numbers.length ? new Set(numbers) : null;
+  drawTable();
+}
+
 function startTable() {
-  for (const id of ["trial-search", "trial-state"]) byId(id).addEventListener("input", () => { drawTable(); redrawFront(); });
+  for (const id of ["trial-search", "trial-state"]) byId(id).addEventListener("input", () => { drawTable(); redrawSoon(); });
   byId("trial-params").addEventListener("input", drawTable);
   byId("trial-filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("trial-clear").addEventListener("click", () => select(null));
+  byId("trial-clear").addEventListener("click", () => { select(null); redrawFront(); });
   byId("trial-more").addEventListener("click", () => { sorting.everything = true; drawTable(); });
   byId("save-csv").addEventListener("click", () => save(`${DATA.name}-trials.csv`, csvText(), "text/csv"));
   byId("save-json").addEventListener("click", () => save(`${DATA.name}-trials.json`, jsonText(), "application/json"));
-  view.listeners.push(drawTable);
   drawTable();
 }

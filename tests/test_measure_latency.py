@@ -1,0 +1,229 @@
+"""Latency by a scripted clock: when it stops, what it says, and an interval that covers as often as it claims."""
+
+import contextlib
+import itertools
+import math
+import random
+import statistics
+
+import pytest
+import torch
+
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.latency import (
+    Latency,
+    Sample,
+    Stopwatch,
+    interval_rank,
+    measure_latency,
+    median_interval,
+    quantile,
+    stage_latencies,
+    stage_runs,
+    stopwatch,
+)
+from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.model import build, clips_like
+from uniformer_bench.variants import variant
+
+PROTOCOL = Protocol(device="cpu", frames=8, size=32)
+
+
+class Script:
+    """A clock whose repeats take the times it is given, and which counts them."""
+
+    def __init__(self, times_ms, others_per_s=0.0, cpu_share=1.0, resolution_ms=1e-6, overhead_s=0.0):
+        self.times, self.seconds, self.runs, self.cpu_share = iter(times_ms), 0.0, 0, cpu_share
+        self.overhead_s = overhead_s
+        self.watch = Stopwatch(
+            self.time, lambda: self.seconds, resolution_ms, lambda: others_per_s * self.seconds, cores=2
+        )
+
+    def time(self, run, n):
+        samples = [Sample(ms, ms * self.cpu_share) for ms in itertools.islice(self.times, n)]
+        for _ in samples:
+            run()
+        self.runs += len(samples)
+        self.seconds += sum(sample.ms for sample in samples) / 1000 + self.overhead_s * n
+        return samples
+
+
+def _measure(script, **options):
+    return measure_latency(lambda: None, PROTOCOL, **({"budget_s": 1.0, "clock": script.watch} | options))
+
+
+def _noisy(share, seed=0):
+    rng = random.Random(seed)
+    return (10 * (1 + rng.uniform(-share, share)) for _ in itertools.count())
+
+
+def test_equal_repeats_stop_at_once():
+    latency = _measure(Script(itertools.repeat(10.0)))
+    assert (latency.median, latency.ci95, latency.stopped, latency.warnings) == (10.0, (10.0, 10.0), "target", ())
+    assert latency.n == 6
+
+
+def test_noise_is_repeated_until_the_interval_is_narrow():
+    quiet, loud = _measure(Script(_noisy(0.01))), _measure(Script(_noisy(0.1)), budget_s=100)
+    assert quiet.stopped == loud.stopped == "target"
+    assert quiet.n < loud.n
+    low, high = loud.ci95
+    assert max(loud.median - low, high - loud.median) <= 0.02 * loud.median
+
+
+def test_the_budget_ends_what_does_not_converge():
+    script = Script(itertools.cycle([5.0, 20.0]))
+    latency = _measure(script, budget_s=2.0)
+    assert latency.stopped == "budget"
+    assert 2.0 <= script.seconds < 2.5
+    assert "when the time was up, not 2.0%" in latency.warnings[0]
+
+
+def test_one_slow_run_does_not_move_the_median():
+    latency = _measure(Script(itertools.chain([10.0] * 5, [900.0], itertools.repeat(10.0))))
+    assert latency.median == 10.0
+
+
+def test_warm_up_lasts_while_repeats_get_faster():
+    slow_start = itertools.chain([500.0], [40.0] * 2, [20.0] * 2, itertools.repeat(10.0))
+    latency = _measure(Script(slow_start), budget_s=10.0)
+    assert latency.samples_ms == [10.0] * latency.n
+    # 500; 40; windows of 12 (5 % of the budget at 40 ms): the first is faster than 40, the second no faster than it.
+    assert latency.warmup == 1 + 1 + 12 + 12
+
+
+def test_warm_up_is_bounded_by_a_quarter_of_the_budget():
+    ever_faster = (1000 * 0.9**i for i in itertools.count())
+    script = Script(ever_faster)
+    latency = _measure(script, budget_s=8.0, min_repeats=1)
+    assert latency.warmup == 3  # 1000 + 900 ms is under 2 s, one more window is over
+
+
+def test_a_model_slower_than_the_budget_is_still_repeated():
+    assert _measure(Script(itertools.repeat(5000.0))).n == 6
+    few = _measure(Script(itertools.repeat(5000.0)), min_repeats=2)
+    assert (few.n, few.ci95, few.stopped) == (2, None, "budget")
+    assert few.warnings == ("2 repeats have no 95 % interval, 6 are needed",)
+    assert few.to_dict()["ci95"] is None
+
+
+def test_warnings_about_the_clock_and_the_machine():
+    coarse = _measure(Script(itertools.repeat(0.5), resolution_ms=0.01))
+    assert "too short for a clock of 0.01 ms" in coarse.warnings[0]
+    frozen = _measure(Script(itertools.repeat(0.0), resolution_ms=0.01, overhead_s=0.01))
+    assert (frozen.median, frozen.stopped) == (0, "budget")
+    assert "a repeat took 0 ms" in frozen.warnings[0]
+    (crowded,) = _measure(Script(_noisy(0.05), others_per_s=1.5), budget_s=10).warnings
+    assert crowded.startswith("other processes kept 1.5 of 2 cores busy")
+    assert _measure(Script(_noisy(0.05), others_per_s=0.9), budget_s=10).warnings == ()
+    (preempted,) = _measure(Script(itertools.repeat(10.0), cpu_share=0.5)).warnings
+    assert preempted.startswith("this process ran 50% of the time only")
+
+
+def test_runs_are_in_inference_mode_and_counted():
+    modes, script = [], Script(itertools.repeat(10.0))
+    latency = measure_latency(
+        lambda: modes.append(torch.is_inference_mode_enabled()), PROTOCOL, budget_s=1.0, clock=script.watch
+    )
+    assert set(modes) == {True}
+    assert len(modes) == script.runs == latency.warmup + latency.n
+
+
+@pytest.mark.parametrize(("budget_s", "min_repeats"), [(0, 6), (1, 0)])
+def test_a_budget_must_be_positive(budget_s, min_repeats):
+    with pytest.raises(UbenchError, match=f"must be positive, got {budget_s} and {min_repeats}"):
+        measure_latency(lambda: None, PROTOCOL, budget_s=budget_s, min_repeats=min_repeats)
+
+
+def test_to_dict_has_the_contract():
+    latency = Latency(tuple(Sample(float(ms), 0.5) for ms in range(1, 11)), 3, "target", ("a sentence",))
+    # Ten values: rank 2 (P(fewer than 2 heads of 10) = 11/1024, of 3 it is 56/1024), so 2nd and 9th.
+    assert latency.to_dict() == {
+        "median": 5.5,
+        "p10": 1.0,
+        "p90": 9.0,
+        "ci95": [2.0, 9.0],
+        "n": 10,
+        "cpu_median": 0.5,
+        "stopped": "target",
+        "warnings": ["a sentence"],
+    }
+    assert Latency((Sample(1.0),), 0, "budget").cpu_median is None
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 6, 8, 9, 20, 21, 100, 1001])
+def test_the_rank_is_the_largest_that_leaves_2_5_percent(n):
+    def below(k):  # P(Binomial(n, 1/2) < k), in whole numbers
+        return sum(math.comb(n, i) for i in range(k))
+
+    k = interval_rank(n)
+    assert 40 * below(k) <= 2**n < 40 * below(k + 1)
+    assert (k == 0) == (n < 6)
+
+
+def test_the_interval_covers_the_median_95_times_in_100():
+    rng, covered, trials = random.Random(1), 0, 2000
+    for _ in range(trials):
+        low, high = median_interval([rng.lognormvariate(0, 1) for _ in range(25)])
+        covered += low <= 1.0 <= high  # the median of this skewed distribution is 1
+    exact = 1 - 2 * sum(math.comb(25, i) for i in range(interval_rank(25))) / 2**25
+    assert exact >= 0.95
+    assert abs(covered / trials - exact) < 4 * math.sqrt(exact * (1 - exact) / trials)
+
+
+def test_quantiles_are_values_that_occurred():
+    values = [5.0, 1.0, 4.0, 2.0, 3.0]
+    assert [quantile(values, share) for share in (0.1, 0.2, 0.5, 0.9, 1.0)] == [1.0, 1.0, 3.0, 5.0, 5.0]
+
+
+def test_the_real_clock_gives_wall_and_processor_time():
+    watch = stopwatch("cpu")
+    samples = watch.time(lambda: sum(range(1000)), 3)
+    assert len(samples) == 3
+    assert all(sample.ms > 0 and sample.cpu_ms is not None for sample in samples)
+    assert watch.others() >= 0
+    assert watch.resolution_ms > 0
+    assert watch.now() <= watch.now()
+
+
+def test_gpu_repeats_are_events_with_one_wait(monkeypatch):
+    ticks, log = itertools.count(), []
+
+    class Event:
+        def __init__(self, enable_timing):
+            assert enable_timing
+
+        def record(self):
+            self.at = 10.0 * next(ticks)
+            log.append("event")
+
+        def elapsed_time(self, end):
+            assert log[-1] == "wait"
+            return end.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext(log.append(device)))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("wait"))
+    samples = stopwatch("cuda:1").time(lambda: log.append("run"), 2)
+    assert samples == [Sample(10.0), Sample(10.0)]
+    assert log == ["cuda:1", "event", "run", "event", "run", "event", "wait"]
+
+
+def test_stages_chained_are_the_model():
+    spec = variant("micro")
+    model, x = build(spec, 10).eval(), clips_like(spec, 2, 8, (32, 32))
+    with torch.no_grad():
+        expected = model(x)
+        for part in stage_runs(model):
+            x = part(x)
+    assert torch.equal(x, expected)
+
+
+def test_stage_latencies_are_medians_by_stage_then_head():
+    spec = variant("micro")
+    script = Script(itertools.cycle([4.0, 4.0, 5.0]))
+    found = stage_latencies(
+        build(spec, 10).eval(), clips_like(spec, 1, 8, (32, 32)), PROTOCOL, budget_s=0.5, clock=script.watch
+    )
+    assert found == [4.0] * (len(spec.stages) + 1)
+    assert statistics.median(found) == 4.0

@@ -1,0 +1,166 @@
+"""The document of `ubench profile`: the contract's keys, sums that hold, and refusals in one line."""
+
+import io
+import json
+
+import pytest
+import torch
+from rich.console import Console
+
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.files import to_json
+from uniformer_bench.measure import profile as room
+from uniformer_bench.measure.profile import profile, profile_table
+from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.model import build
+from uniformer_bench.variants import variant
+
+SPEC = variant("micro")
+AT = {"device": "cpu", "frames": 8, "size": 32, "threads": 1}
+
+
+def _profile(protocol=None, **options):
+    given = {"variant": "micro", "num_classes": 10, "protocol": protocol or Protocol(**AT), "budget_s": 0.2}
+    return profile(SPEC, **(given | options))
+
+
+@pytest.fixture(scope="module")
+def document():
+    return _profile()
+
+
+def test_the_contract_s_keys(document):
+    assert json.loads(to_json(document)) == document
+    assert set(document) >= {
+        "schema_version", "variant", "spec_id", "spec", "num_classes", "protocol", "params", "macs", "flops",
+        "counters", "latency_ms", "throughput_clips_per_s", "memory", "stages", "environment",
+    }  # fmt: skip
+    assert set(document["protocol"]) >= {
+        "device", "precision", "batch", "frames", "size", "threads", "implementation", "compile", "warmup", "repeats",
+    }  # fmt: skip
+    assert set(document["counters"]) == {"closed_form", "torch", "fvcore", "ptflops"}
+    assert set(document["latency_ms"]) >= {"median", "p10", "p90", "ci95", "n", "warnings"}
+    assert set(document["memory"]) >= {"inference_peak_bytes", "training_peak_bytes", "weights_bytes", "method"}
+    assert set(document["stages"][0]) >= {"name", "mixer", "params", "macs", "latency_ms"}
+
+
+def test_parts_add_up(document):
+    parts = [*document["stages"], document["head"]]
+    for key in ("params", "macs"):
+        assert sum(part[key] for part in parts) == document[key]
+        for stage in document["stages"]:
+            assert sum(block[key] for block in stage["blocks"]) == stage[key]
+    assert document["flops"] == 2 * document["macs"]
+    assert {count["macs"] for count in document["counters"].values()} == {document["macs"]}
+    assert document["protocol"]["repeats"] == document["latency_ms"]["n"]
+    assert document["throughput_clips_per_s"] == pytest.approx(1000 / document["latency_ms"]["median"])
+    assert all(part["latency_ms"] > 0 for part in parts)
+    assert document["memory"]["weights_bytes"] > 4 * document["params"]  # buffers too
+
+
+def test_threads_are_set_and_restored(monkeypatch):
+    seen, measured = [], room.measure_latency
+
+    def noting(*arguments, **options):
+        seen.append(torch.get_num_threads())
+        return measured(*arguments, **options)
+
+    monkeypatch.setattr(room, "measure_latency", noting)
+    before = torch.get_num_threads()
+    _profile(Protocol(**(AT | {"threads": 2 if before == 1 else 1})))
+    assert seen == [2 if before == 1 else 1]
+    assert torch.get_num_threads() == before
+
+
+def test_bf16_and_weights_from_a_checkpoint():
+    state = build(SPEC, 10).state_dict()
+    found = _profile(Protocol(**AT, precision="bf16"), checkpoint_state=state, variant=None)
+    assert found["protocol"]["precision"] == "bf16"
+    assert found["variant"] is None
+    with pytest.raises(UbenchError, match="the weights must be those of LLGG"):
+        _profile(checkpoint_state={})
+
+
+def test_a_compiler_that_fails_leaves_a_sentence(monkeypatch):
+    monkeypatch.setattr(torch, "compile", lambda model: 1 / 0)
+    found = _profile(Protocol(**AT, compile=True))
+    assert found["warnings"] == ["torch.compile failed, so everything is timed without it: ZeroDivisionError: division by zero"]  # fmt: skip  # noqa: E501
+    assert found["latency_ms"]["median"] > 0
+
+
+def test_a_compiler_that_works_is_what_is_timed(monkeypatch):
+    calls = []
+
+    def compiled(model):
+        return lambda clips: calls.append(1) or model(clips)
+
+    monkeypatch.setattr(torch, "compile", compiled)
+    found = _profile(Protocol(**AT, compile=True))
+    assert found["warnings"] == ["stages are timed without compilation"]
+    assert len(calls) == 1 + found["protocol"]["warmup"] + found["protocol"]["repeats"]
+
+
+def _fail_with(monkeypatch, error):
+    def fail(*arguments, **options):
+        raise error
+
+    monkeypatch.setattr(room, "measure_latency", fail)
+
+
+def test_out_of_memory_is_one_line(monkeypatch):
+    _fail_with(monkeypatch, RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 9 bytes."))
+    with pytest.raises(UbenchError, match=r"^clips of 1 x 8x32x32 need more memory than cpu has; lower batch, frames"):
+        _profile()
+
+
+def test_other_errors_are_not_hidden(monkeypatch):
+    _fail_with(monkeypatch, RuntimeError("a bug"))
+    with pytest.raises(RuntimeError, match="a bug"):
+        _profile()
+
+
+def test_out_of_memory_while_compiling_is_not_a_compiler_s_failure(monkeypatch):
+    def fail(model):
+        raise MemoryError
+
+    monkeypatch.setattr(torch, "compile", fail)
+    with pytest.raises(UbenchError, match="more memory than cpu has"):
+        _profile(Protocol(**AT, compile=True))
+
+
+def test_what_cannot_fit_is_refused_before_it_runs():
+    with pytest.raises(UbenchError, match=r"clips of 64 x 512x4096x4096 need more memory than is free on this machine"):
+        _profile(Protocol(device="cpu", frames=512, size=4096, batch=64))
+
+
+def test_refusals():
+    with pytest.raises(UbenchError, match="a profile's mode must be inference, got 'training'"):
+        _profile(Protocol(**AT, mode="training"))
+    with pytest.raises(UbenchError, match="unknown implementation 'quick'"):
+        _profile(Protocol(**AT, implementation="quick"))
+    with pytest.raises(UbenchError, match="a clip must leave a token"):
+        _profile(Protocol(**(AT | {"size": 4})))
+
+
+def _text(document):
+    console = Console(file=io.StringIO(), width=120)
+    console.print(profile_table(document))
+    return console.file.getvalue()
+
+
+def test_the_table_has_a_row_a_part(document):
+    text = _text(document)
+    for word in ("stage1", "stage4", "head", "whole", "local", "global", "all counters agree", "clips/s"):
+        assert word in text
+    assert "…" not in text
+
+
+def test_the_table_says_what_is_unknown(document):
+    torch_unknown = document["counters"] | {"torch": document["counters"]["torch"] | {"macs": None}}
+    latency = document["latency_ms"] | {"ci95": None, "warnings": ["a sentence about the machine"]}
+    memory = document["memory"] | {"training_peak_bytes": None}
+    changed = {"counters": torch_unknown, "latency_ms": latency, "memory": memory, "throughput_clips_per_s": None}
+    text = _text(document | changed)
+    for words in ("counters differ", "training unknown", "a sentence about the machine"):
+        assert words in text
+    assert "95 % interval" not in text

@@ -1,0 +1,144 @@
+"""The short run: its schedule, what it learns, and that it stops where the loss is lost."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from uniformer_bench.data.clips import Split
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.model import build
+from uniformer_bench.recipe import Recipe
+from uniformer_bench.train import DEVIATION, MEAN, batches, learning_rate, optimiser_of, short_run, to_input
+from uniformer_bench.variants import variant
+
+
+def light_and_dark(n=32):
+    """Two classes that any model tells apart."""
+    labels = np.arange(n) % 2
+    noise = np.random.default_rng(0).integers(0, 60, (n, 4, 32, 32, 3))
+    return Split((noise + 180 * labels[:, None, None, None, None]).astype(np.uint8), labels)
+
+
+def test_the_rate_rises_then_falls_to_zero_within_the_budget():
+    recipe = Recipe(lr=1.0, warmup=0.2)
+    rates = [learning_rate(step, 10, recipe) for step in range(10)]
+    assert rates[:2] == [0.5, 1.0]
+    assert rates[2:] == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 9)) for i in range(1, 9)])
+    assert learning_rate(10, 10, recipe) == pytest.approx(0)
+
+
+def test_every_clip_is_seen_once_an_epoch():
+    order = torch.cat(list(batches(10, 4, 5, torch.Generator().manual_seed(0))))
+    assert len(order) == 20
+    assert sorted(order[:10].tolist()) == sorted(order[10:].tolist()) == list(range(10))
+
+
+def test_input_is_normalised_and_channels_last():
+    clips = torch.zeros(2, 4, 8, 8, 3, dtype=torch.uint8)
+    clips[..., 1] = 255
+    x = to_input(clips)
+    assert x.shape == (2, 3, 4, 8, 8)
+    assert x.is_contiguous(memory_format=torch.channels_last_3d)
+    assert x[0, :, 0, 0, 0].tolist() == pytest.approx([-MEAN / DEVIATION, (1 - MEAN) / DEVIATION, -MEAN / DEVIATION])
+    clips[:, :, :, 0] = 7
+    mirrored = to_input(clips, torch.tensor([True, False]))
+    torch.testing.assert_close(mirrored[0], to_input(clips)[0].flip(-1))
+    torch.testing.assert_close(mirrored[1], to_input(clips)[1])
+
+
+def test_only_kernels_and_matrices_decay():
+    model = build(variant("micro"), 2)
+    decayed, others = optimiser_of(model, Recipe()).param_groups
+    assert {p.ndim for p in others["params"]} == {1}
+    assert min(p.ndim for p in decayed["params"]) == 2
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
+    assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
+
+
+def run_once(seed=0, **recipe):
+    torch.manual_seed(0)
+    model = build(variant("micro"), 2)
+    outcome = short_run(
+        model, light_and_dark(), Recipe(**{"epochs": 8, "batch": 8, "lr": 0.004, **recipe}), device="cpu", seed=seed
+    )
+    return model, outcome
+
+
+def test_it_learns_and_is_the_same_for_the_same_seed():
+    model, outcome = run_once()
+    again, same = run_once()
+    _, other = run_once(seed=1)
+    assert outcome.steps == 32
+    assert outcome.diverged is None
+    assert len(outcome.losses) <= 10
+    assert outcome.losses[-1] < 0.5 * outcome.losses[0]
+    assert outcome.losses == same.losses != other.losses
+    for a, b in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_it_waits_between_steps_and_flips_where_asked():
+    calls = []
+    torch.manual_seed(0)
+    short_run(
+        build(variant("micro"), 2),
+        light_and_dark(),
+        Recipe(epochs=1, batch=8, flip=True),
+        device="cpu",
+        at_step=lambda: calls.append(1),
+    )
+    assert len(calls) == 4
+
+
+def test_bfloat16_trains():
+    torch.manual_seed(0)
+    outcome = short_run(
+        build(variant("micro"), 2), light_and_dark(), Recipe(epochs=2, batch=8), device="cpu", precision="bf16"
+    )
+    assert outcome.diverged is None
+
+
+class Bomb(nn.Module):
+    """A model whose third answer is not finite."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2, 2))
+        self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return x.mean((2, 3, 4))[:, :2] @ self.weight * (float("nan") if self.calls == 3 else 1)
+
+
+def test_it_stops_at_the_first_loss_that_is_not_finite():
+    bomb = Bomb()
+    outcome = short_run(bomb, light_and_dark(), Recipe(epochs=3, batch=8), device="cpu")
+    assert outcome.diverged == "loss must stay finite, got nan at step 3"
+    assert outcome.steps == 3 == bomb.calls
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epochs": 0}, "epochs must be a positive number, got 0 in recipe"),
+        ({"lr": float("inf")}, "lr must be a positive number, got inf in recipe"),
+        ({"batch": 2.5}, "batch must be an integer, got 2.5 in recipe"),
+        ({"warmup": 1}, r"warmup must be in \[0, 1\), got 1 in recipe"),
+        ({"drop_path": 2}, r"drop_path must be in \[0, 1\), got 2 in recipe"),
+        ({"flip": 1}, "flip must be true or false, got 1 in recipe"),
+        ({"epoch": 3}, "unknown key 'epoch' in recipe, did you mean epochs"),
+    ],
+)
+def test_a_broken_recipe_is_named(values, message):
+    with pytest.raises(UbenchError, match=message):
+        Recipe.from_dict(values)
+
+
+def test_a_recipe_round_trips():
+    recipe = Recipe(epochs=2.5, flip=True)
+    assert Recipe.from_dict(recipe.to_dict()) == recipe
+    assert recipe.steps(100) == round(2.5 * 100 / 32)
