@@ -23,7 +23,7 @@ def test_a_key_given_twice_is_refused():
 
 
 def test_broken_yaml_names_its_source():
-    with pytest.raises(UbenchError, match="here must be YAML: .* line 1"):
+    with pytest.raises(UbenchError, match=r"here must be YAML: .* line 1"):
         parse_yaml("a: [", "here")
 
 

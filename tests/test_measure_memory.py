@@ -214,3 +214,15 @@ def test_what_counts_as_out_of_memory():
     said = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
     assert all(is_out_of_memory(error) for error in (said, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")))
     assert not any(is_out_of_memory(error) for error in (RuntimeError("shape"), ValueError("can't allocate memory")))
+
+
+@pytest.mark.parametrize("name", ["micro", "tiny"])
+def test_running_a_small_model_and_running_its_shapes_agree(name, monkeypatch):
+    model, clips = build(variant(name), 5), torch.empty(1, 3, 8, 32, 32)
+    protocol = Protocol(device="cpu", frames=8, size=32)
+    run = peak_memory(model, clips, protocol, training_batch=8)
+    monkeypatch.setattr(room, "SMALL_WEIGHTS_BYTES", 0)
+    shaped = peak_memory(model, clips, protocol, training_batch=8)
+    assert (run.method, shaped.method) == (room.BY_RUNNING, room.BY_SHAPE)
+    assert run.inference_peak_bytes == shaped.inference_peak_bytes
+    assert run.training_peak_bytes == pytest.approx(shaped.training_peak_bytes, rel=1e-3)

@@ -6,6 +6,7 @@ A worker that hangs, crashes or is killed ends its own trial with a state and a 
 import multiprocessing
 import os
 import signal
+from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any
@@ -26,11 +27,11 @@ WORKER_ENVIRONMENT = {
 class LocalExecutor:
     """Worker processes of this machine. `submit` never blocks; `finished` gives results as they come."""
 
-    def __init__(self, workers: int, timeout_s: float | None) -> None:
+    def __init__(self, workers: int, timeout_s: float | None, work: Callable[[Task], Result] = evaluate) -> None:
         for name, value in WORKER_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")
-        self.workers, self._timeout_s = workers, timeout_s
+        self.workers, self._timeout_s, self._work = workers, timeout_s, work
         self._pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker)
         self._running: dict[Future[Result], Any] = {}
 
@@ -41,7 +42,7 @@ class LocalExecutor:
 
     def submit(self, key: Any, task: Task) -> None:
         """Starts a trial, known as `key` until it is finished."""
-        self._running[self._pool.schedule(evaluate, args=[task], timeout=self._timeout_s)] = key
+        self._running[self._pool.schedule(self._work, args=[task], timeout=self._timeout_s)] = key
 
     def finished(self, wait_s: float) -> list[tuple[Any, Result]]:
         """The trials that ended, after at most this wait for the first."""

@@ -2,8 +2,8 @@
 
 The record, kept in the trial's user attributes, is the truth; trials.csv, front.json and the page are made
 from it. Optuna is told COMPLETE where all objectives are known, and PRUNED with a broken constraint for
-everything else, so that the sampler learns from what failed. It is never told FAIL, which it would ignore,
-except for a trial that was cut short and is queued again.
+what failed, so that the sampler learns from it. FAIL, which samplers ignore, is for what teaches nothing:
+a trial cut short, which is queued again, and a repeated one, which told twice would draw the next to itself.
 """
 
 import json
@@ -93,10 +93,10 @@ class Study:
         failed = record["state"] in ("oom", "diverged", "timeout", "crashed")
         trial.set_constraint("failed", 1.0 if failed else 0.0)
         values = [metrics.get(key) for key in self.objectives]
-        if record["state"] in ("complete", "repeated") and None not in values:
+        if record["state"] == "complete" and None not in values:
             self._study.tell(trial, values)
         else:
-            self._study.tell(trial, state=TrialState.PRUNED)
+            self._study.tell(trial, state=TrialState.FAIL if record["state"] == "repeated" else TrialState.PRUNED)
 
 
 def _patience(storage: str) -> dict[str, Any]:

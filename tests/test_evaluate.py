@@ -1,0 +1,86 @@
+"""One trial: each phase spends nothing on what the one before refused, and what goes wrong is a state."""
+
+import pytest
+import torch
+
+from tests.test_train import light_and_dark
+from uniformer_bench.data.clips import Clips
+from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.recipe import Recipe
+from uniformer_bench.search import evaluate as module
+from uniformer_bench.search.evaluate import Task, evaluate, trained_spec
+from uniformer_bench.variants import variant
+
+
+@pytest.fixture
+def task(tmp_path, monkeypatch):
+    clips = Clips(light_and_dark(), light_and_dark(), light_and_dark(), ("dark", "light"), {})
+    monkeypatch.setattr(module, "load_clips", lambda **data: clips)
+    module._clips.cache_clear()
+    protocol = Protocol(device="cpu", frames=4, size=(32, 32), threads=1)
+    recipe = Recipe(epochs=8, batch=8)
+    measure = ("accuracy", "latency", "memory", "training_memory")
+    spec = variant("micro")
+    threads = torch.get_num_threads()
+    yield Task(spec, spec, 2, protocol, measure, {}, recipe, {}, 0, tmp_path, 1)
+    torch.set_num_threads(threads)
+
+
+def test_all_numbers_of_a_trial(task):
+    found = evaluate(task)
+    assert found.state == "complete"
+    assert found.metrics["accuracy"] == 1.0  # light and dark
+    assert found.metrics["throughput"] == pytest.approx(1000 / found.metrics["latency"])
+    assert found.metrics["training_memory"] > found.metrics["memory"] > 4 * 88_000
+    low, high = found.intervals["latency"]
+    assert low <= found.metrics["latency"] <= high
+    assert set(found.seconds) == {"build", "latency", "memory", "train", "accuracy"}
+
+
+def test_only_what_is_asked_is_measured(task):
+    found = evaluate(task._replace(measure=("memory",)))
+    assert set(found.metrics) == {"memory"}
+    assert set(found.seconds) == {"build", "memory"}
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason", "phases"),
+    [
+        ({"max_latency_ms": 1e-6}, "max_latency_ms must be at most 1e-06 ms", {"build", "latency"}),
+        ({"max_memory_mb": 0.1}, "max_memory_mb must be at most 0.1 MB", {"build", "latency", "memory"}),
+    ],
+)
+def test_a_broken_limit_ends_it_there(task, limits, reason, phases):
+    found = evaluate(task._replace(constraints=limits))
+    assert found.state == "infeasible"
+    assert found.reason.startswith(reason)
+    assert set(found.seconds) == phases
+
+
+def test_divergence_and_lack_of_memory_are_states(task, monkeypatch):
+    lost = evaluate(task._replace(recipe=Recipe(epochs=8, batch=8, lr=1e30, clip_norm=1e30)))
+    assert lost.state == "diverged"
+    assert "loss must stay finite" in lost.reason
+
+    def full(*arguments, **keywords):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
+
+    monkeypatch.setattr(module, "short_run", full)
+    small = evaluate(task)
+    assert small.state == "oom"
+    assert "can't allocate memory" in small.reason
+    assert small.metrics["latency"] > 0  # what was known stays
+
+
+def test_an_unknown_error_is_not_swallowed(task, monkeypatch):
+    def broken(*arguments, **keywords):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(module, "short_run", broken)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        evaluate(task)
+
+
+def test_the_recipe_may_replace_stochastic_depth():
+    assert trained_spec(variant("s"), Recipe()) == variant("s")
+    assert trained_spec(variant("s"), Recipe(drop_path=0)).drop_path == 0

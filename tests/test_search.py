@@ -1,0 +1,269 @@
+"""The search: counted trials, resumed and refused runs, limits, and the files it leaves."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+
+from tests.videos import write_video
+from uniformer_bench.errors import NothingFeasibleError, UbenchError
+from uniformer_bench.search.driver import broken_limit, check_feasible
+from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
+from uniformer_bench.search.study import COUNTED, UNCOUNTED, sampler_of
+from uniformer_bench.space import parse_space
+
+SPACE = """# a space for tests
+name: test
+input: {frames: 4, size: 16}
+spec: {head_dim: 8, stem: {kernel: [1, 2, 2], stride: [2, 2, 2]}}
+stages:
+  - {mixer: [local, global], depth: {low: 1, high: 2}, width: 8, kernel: [[1, 3, 3], 3]}
+  - {mixer: [local, split], depth: 1, width: [8, 16], dpe_kernel: [null, 3]}
+recipe: {epochs: 0.1, batch: 32}
+baselines: [{name: paper pattern, pattern: LS}]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Where the space lies and the clips are cached, for all tests of this file."""
+    path = tmp_path_factory.mktemp("search")
+    (path / "space.yaml").write_text(SPACE)
+    return path
+
+
+def ubench(folder, *options, code=0):
+    """Runs a search in a process of its own; gives its document and what it said on stderr."""
+    done = subprocess.run(command(folder, *options), capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout) if done.stdout else None, done.stderr
+
+
+def command(folder, *options):
+    where = {"--results": folder / "results", "--reports": folder / "reports", "--cache": folder / "cache"}
+    if "--space" not in options:
+        where["--space"] = folder / "space.yaml"
+    paths = [str(word) for pair in where.items() for word in pair]
+    return [
+        sys.executable,
+        "-c",
+        "from uniformer_bench.cli import main; main()",
+        "search",
+        "--json",
+        "--device",
+        "cpu",
+        *paths,
+        *options,
+    ]
+
+
+def records_of(document):
+    return json.loads((Path(document["run"]) / "trials.json").read_text())
+
+
+def test_a_search_counts_resumes_and_repeats_nothing(folder):
+    first, _ = ubench(folder, "--trials", "4")
+    assert first["trials"]["total"] == first["trials"]["complete"] == 4
+    assert set(first["trials"]) == {"total", *COUNTED, *UNCOUNTED}
+    assert Path(first["report"]).read_text().startswith("<!doctype html")
+    assert first["front"][0]["accuracy"] == max(row["accuracy"] for row in first["front"])
+    assert {"trial", "spec_id", "accuracy", "latency_ms", "macs", "params", "memory_bytes"} <= set(first["front"][0])
+    again, _ = ubench(folder, "--trials", "4")
+    assert again["run"] == first["run"]
+    assert again["front"] == first["front"]
+    more, said = ubench(folder, "--trials", "6", "--workers", "1")
+    assert more["run"] == first["run"]
+    assert more["trials"]["total"] == 6
+    assert "Traceback" not in said
+    records = records_of(more)
+    counted = [r["spec_id"] for r in records if r["state"] in COUNTED]
+    assert len(counted) == len(set(counted)) == 6
+    assert records[0]["baseline"] == "paper pattern"
+    assert records[0]["pattern"] == "LS"
+
+
+def test_the_files_of_a_run_tell_the_same(folder):
+    document, _ = ubench(folder, "--trials", "4")
+    run = Path(document["run"])
+    rows = list(csv.DictReader((run / "trials.csv").read_text().splitlines()))
+    records = records_of(document)
+    assert [int(row["number"]) for row in rows] == [r["number"] for r in records]
+    assert [float(row["accuracy"]) for row in rows if row["state"] == "complete"] == [
+        r["metrics"]["accuracy"] for r in records if r["state"] == "complete"
+    ]
+    info = json.loads((run / "run.json").read_text())
+    assert info["space_text"] == SPACE
+    assert info["hypervolume"]["value"] == pytest.approx(document["hypervolume"])
+    assert json.loads((run / "front.json").read_text()) == document["front"]
+    study = optuna.load_study(study_name=run.name, storage=f"sqlite:///{run / 'study.db'}")
+    told = {trial.number: trial.state.name for trial in study.trials}
+    for record in records:  # FAIL, which samplers ignore, only for what teaches nothing
+        assert told[record["number"]] == {"complete": "COMPLETE", "repeated": "FAIL"}.get(record["state"], "PRUNED")
+    assert str(folder) not in json.dumps(info["environment"])
+
+
+def test_another_question_in_a_named_run_is_refused_with_the_difference(folder):
+    ubench(folder, "--trials", "1", "--run", "mine")
+    assert (folder / "results" / "mine" / "run.json").exists()
+    _, said = ubench(folder, "--trials", "1", "--run", "mine", "--objectives", "accuracy,macs", code=1)
+    assert "a run can only be resumed with the same question" in said
+    assert 'objectives was ["accuracy", "latency"], now ["accuracy", "macs"]' in said
+    assert said.count("\n") == 1
+
+
+def test_closed_form_limits_refuse_before_training_and_are_not_counted(folder):
+    document, _ = ubench(folder, "--trials", "3", "--max-params-m", "0.005", "--run", "limited")
+    records = records_of(document)
+    assert document["trials"]["total"] == 3
+    assert document["trials"]["refused"] == sum(r["state"] == "refused" for r in records) > 0
+    for record in records:
+        assert (record["state"] == "refused") == (record["metrics"]["params"] > 5000)
+        assert record["state"] != "refused" or "max_params_m must be at most 0.005" in record["reason"]
+        assert record["state"] != "refused" or record["seconds"] == {}
+
+
+def test_a_measured_limit_ends_a_trial_before_it_trains(folder):
+    document, _ = ubench(folder, "--trials", "2", "--max-latency-ms", "0.0001", "--run", "slow", code=3)
+    assert document["trials"] | {"total": 2, "infeasible": 2, "complete": 0} == document["trials"]
+    assert document["front"] == []
+    for record in records_of(document):
+        assert "max_latency_ms must be at most 0.0001 ms" in record["reason"]
+        assert "train" not in record["seconds"]
+
+
+def test_a_small_space_is_exhausted(folder):
+    (folder / "three.yaml").write_text(
+        SPACE.replace("width: [8, 16], dpe_kernel: [null, 3]", "width: 8").replace(
+            "depth: {low: 1, high: 2}, width: 8, kernel: [[1, 3, 3], 3]", "depth: 1, width: 8"
+        )
+    )
+    document, _ = ubench(folder, "--space", str(folder / "three.yaml"), "--trials", "50")
+    assert document["trials"]["total"] == 4  # two mixers by two
+
+
+def test_an_infeasible_space_says_so_before_any_training(folder):
+    _, said = ubench(folder, "--max-params-m", "0.0001", code=3)
+    assert "some architecture must meet" in said
+    assert "the least max_params_m found is" in said
+    assert said.count("\n") == 1
+
+
+def test_an_interrupt_marks_queues_again_and_reports(folder):
+    options = command(folder, "--trials", "500", "--run", "stopped")
+    process = subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run = folder / "results" / "stopped"
+    deadline = time.monotonic() + 120
+    while (
+        time.monotonic() < deadline
+        and len(json.loads((run / "trials.json").read_text() if (run / "trials.json").exists() else "[]")) < 2
+    ):
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=30)
+    assert process.returncode == 130, said
+    document = json.loads(out)
+    states = [r["state"] for r in records_of(document)]
+    assert states.count("interrupted") == document["trials"]["interrupted"] >= 1
+    study = optuna.load_study(study_name="stopped", storage=f"sqlite:///{run / 'study.db'}")
+    assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
+    resumed, _ = ubench(folder, "--trials", str(document["trials"]["total"] + 1), "--run", "stopped")
+    assert resumed["trials"]["total"] == document["trials"]["total"] + 1
+    cut = {json.dumps(r["params"], sort_keys=True) for r in records_of(document) if r["state"] == "interrupted"}
+    later = [r for r in records_of(resumed) if r["state"] in COUNTED]
+    assert cut & {json.dumps(r["params"], sort_keys=True) for r in later}
+
+
+def test_a_second_driver_is_refused_while_the_first_lives(folder):
+    import fcntl
+
+    run = folder / "results" / "held"
+    run.mkdir(parents=True)
+    with (run / ".driver.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        _, said = ubench(folder, "--run", "held", code=1)
+    assert "a run has one driver at a time" in said
+
+
+def test_a_folder_of_videos_is_searched(folder):
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 20), ("light", 200)):
+        for i in range(6):
+            (folder / "videos" / name).mkdir(parents=True, exist_ok=True)
+            noise = rng.integers(0, 40, (8, 32, 32, 3)) + level
+            write_video(folder / "videos" / name / f"{i}.mp4", noise.astype(np.uint8))
+    document, _ = ubench(folder, "--trials", "4", "--data", str(folder / "videos"))
+    assert document["trials"]["complete"] == 4
+    info = json.loads((Path(document["run"]) / "run.json").read_text())
+    assert info["data"]["classes"] == ["dark", "light"]
+    assert str(folder) not in json.dumps(info["data"])
+
+
+def record(number, accuracy, latency, state="complete", baseline=None):
+    metrics = {"accuracy": accuracy, "latency": latency}
+    return {"number": number, "state": state, "metrics": metrics, "baseline": baseline, "finished_s": number}
+
+
+def test_front_scales_and_history_by_hand():
+    records = [
+        record(0, 0.5, 4.0, baseline="b"),
+        record(1, 0.6, 2.0),
+        record(2, 0.9, None, "pruned"),
+        record(3, 0.4, 1.0),
+    ]
+    objectives = ("accuracy", "latency")
+    assert [r["number"] for r in front(records, objectives)] == [1, 3]
+    scales = scales_of(records[:1], objectives, {}, 2)
+    assert scales["latency"][:2] == (8.0, 0.08)
+    # accuracy 0.6 of 0.5..1 is loss 0.8; latency 2 of 8 is log(2 / 0.08) / log(100) = 0.699
+    assert hypervolume_of(records[1:2], objectives, scales) == pytest.approx(0.2 * (1 - 0.69897), rel=1e-4)
+    steps = history(records, objectives, scales)
+    assert [(at, number) for at, number, _ in steps] == [(0, 0), (1, 1), (3, 3)]
+    assert steps[0][2] == 0  # the baseline stands at chance
+    assert steps[1][2] == steps[2][2] > 0
+
+
+def test_limits_are_in_their_own_units():
+    assert broken_limit({"params": 2_000_000}, {"max_params_m": 2}) is None
+    assert (
+        broken_limit({"params": 2_000_001, "macs": 1}, {"max_params_m": 2})
+        == "max_params_m must be at most 2 M parameters, got 2"
+    )
+    assert broken_limit({"macs": 1}, {"max_latency_ms": 1}) is None
+
+
+def test_feasibility_is_checked_by_samples():
+    space = parse_space(SPACE + "constraints: {max_gmacs: 0.0000001}", "here")
+    with pytest.raises(NothingFeasibleError, match=r"the least max_gmacs found is .* GMACs"):
+        check_feasible(space, 2, 0)
+
+
+def test_samplers_have_names():
+    assert {type(sampler_of(name, 0)).__name__ for name in ("tpe", "nsga2", "gp", "random")} == {
+        "TPESampler",
+        "NSGAIISampler",
+        "GPSampler",
+        "RandomSampler",
+    }
+    with pytest.raises(UbenchError, match="sampler must be one of tpe, nsga2, gp, random, got 'x'"):
+        sampler_of("x", 0)
+
+
+def test_an_unwritable_folder_is_named(folder):
+    if os.geteuid() == 0:
+        blocked = folder / "file"
+        blocked.write_text("")
+        _, said = ubench(folder, "--results", str(blocked / "below"), code=1)
+    else:
+        blocked = folder / "closed"
+        blocked.mkdir(mode=0o500)
+        _, said = ubench(folder, "--results", str(blocked), code=1)
+    assert "the run's folder must be writable" in said
