@@ -39,6 +39,6 @@ def test_every_file_that_a_document_links_to_is_there():
 def test_every_room_is_on_the_plan():
     plan = (ROOT / "docs" / "design.md").read_text()
     package = ROOT / "uniformer_bench"
-    rooms = {p.name for p in package.glob("*.py")} - {"__init__.py", "errors.py", "files.py"}
+    rooms = {p.name for p in package.glob("*.py")} - {"__init__.py", "errors.py", "files.py", "yaml_text.py"}
     rooms |= {f"{p.name}/" for p in package.iterdir() if (p / "__init__.py").exists()}
     assert {room for room in rooms if room not in plan} == set()

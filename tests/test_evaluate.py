@@ -9,6 +9,7 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search import evaluate as module
 from uniformer_bench.search.evaluate import Task, evaluate, trained_spec
+from uniformer_bench.search.turns import Turns
 from uniformer_bench.variants import variant
 
 
@@ -17,6 +18,8 @@ def task(tmp_path, monkeypatch):
     clips = Clips(light_and_dark(), light_and_dark(), light_and_dark(), ("dark", "light"), {})
     monkeypatch.setattr(module, "load_clips", lambda **data: clips)
     module._clips.cache_clear()
+    turns = Turns(tmp_path)
+    monkeypatch.setattr(module, "_turns", lambda folder: turns)
     protocol = Protocol(device="cpu", frames=4, size=(32, 32), threads=1)
     recipe = Recipe(epochs=8, batch=8)
     measure = ("accuracy", "latency", "memory", "training_memory")
@@ -24,6 +27,7 @@ def task(tmp_path, monkeypatch):
     threads = torch.get_num_threads()
     yield Task(spec, spec, 2, protocol, measure, {}, recipe, {}, 0, tmp_path, 1)
     torch.set_num_threads(threads)
+    turns.close()
 
 
 def test_all_numbers_of_a_trial(task):

@@ -5,7 +5,8 @@ import os
 import pytest
 
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.files import finite, nearest, parse_yaml, read_text, to_json, write_whole
+from uniformer_bench.files import finite, nearest, read_text, to_json, write_whole
+from uniformer_bench.yaml_text import parse_yaml
 
 
 @pytest.mark.parametrize(

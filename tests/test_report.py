@@ -14,7 +14,6 @@ import pytest
 
 from tests.make_run import INPUT, make_run, save_run
 from uniformer_bench import ArchSpec, cost, variant
-from uniformer_bench.files import parse_yaml
 from uniformer_bench.report.answer import Choice, Step, answer, knee, sentence
 from uniformer_bench.report.arch import Input, read_input, spec_python, spec_yaml, view
 from uniformer_bench.report.drawing import COLUMN, TALL, drawing, scale_of, thumbnail
@@ -36,6 +35,7 @@ from uniformer_bench.report.info import (
 from uniformer_bench.report.page import render, write_report
 from uniformer_bench.report.text import duration, number, shown, signed
 from uniformer_bench.runs import Run
+from uniformer_bench.yaml_text import parse_yaml
 
 AXES = Axes("accuracy", "latency")
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"'&"

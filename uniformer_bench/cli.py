@@ -30,9 +30,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def main() -> None:
     """The entry point: turns the library's errors into one line and an exit code, here and nowhere else."""
     try:
-        cli.main(prog_name="ubench", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        sys.exit(cli.main(prog_name="ubench", standalone_mode=False))  # an exit code, or None where all went well
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.files import nearest, parse_yaml, read_text
+from uniformer_bench.files import nearest, read_text
 from uniformer_bench.metrics import LIMITS, METRICS, find_metric
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.spec import ArchSpec
+from uniformer_bench.yaml_text import parse_yaml
 
 PACKAGED = Path(__file__).parent / "search_spaces"  # in a wheel
 CHECKOUT = Path(__file__).parent.parent / "search_spaces"

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from uniformer_bench.errors import SpecError
-from uniformer_bench.files import nearest, read_yaml
+from uniformer_bench.files import nearest
 
 Triple = tuple[int, int, int]
 
@@ -254,6 +254,8 @@ class ArchSpec:
     @classmethod
     def load(cls, path: str | Path) -> "ArchSpec":
         """A spec from a YAML file."""
+        from uniformer_bench.yaml_text import read_yaml  # here, because a spec in Python needs no YAML
+
         return cls.from_dict(read_yaml(Path(path)))
 
     @property

@@ -147,7 +147,8 @@ def _latency(task: Task, model: UniFormer, found: Result) -> None:
 
 def _memory(task: Task, model: UniFormer, found: Result) -> None:
     clips = clips_like(task.spec, task.protocol.batch, task.protocol.frames, task.protocol.size)
-    memory = peak_memory(model, clips.to(task.protocol.device), task.protocol, training_batch=task.recipe.batch)
+    trained = "training_memory" in task.measure
+    memory = peak_memory(model, clips, task.protocol, training=trained, training_batch=task.recipe.batch)
     pairs = (("memory", memory.inference_peak_bytes), ("training_memory", memory.training_peak_bytes))
     found.metrics.update({key: peak for key, peak in pairs if peak is not None})
 

@@ -7,7 +7,7 @@ a trial cut short, which is queued again, and a repeated one, which told twice w
 """
 
 import json
-import logging
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,12 @@ SAMPLERS = ("tpe", "nsga2", "gp", "random")
 
 def sampler_of(name: str, seed: int) -> optuna.samplers.BaseSampler:
     """A sampler with the settings that suit a few hundred trials of a conditional, discrete space."""
+    with warnings.catch_warnings():  # multivariate and grouped TPE are experimental by name, and the best there is
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return _sampler(name, seed)
+
+
+def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "tpe":
         return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=20)
     if name == "nsga2":
@@ -43,7 +49,6 @@ class Study:
 
     def __init__(self, storage: str, name: str, objectives: tuple[str, ...], sampler: str, seed: int) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        logging.captureWarnings(True)  # Optuna warns of its experimental options on every start
         self.objectives = objectives
         directions = [METRICS[key].direction for key in objectives]
         self._study = optuna.create_study(
