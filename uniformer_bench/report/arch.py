@@ -4,7 +4,6 @@ Shares are of the closed form's MACs and parameters of the whole model, patch em
 """
 
 import json
-import shlex
 from typing import Any, NamedTuple
 
 from uniformer_bench.cost import cost
@@ -35,7 +34,6 @@ class ArchView(NamedTuple):
     stages: tuple[StageView, ...]
     yaml: str
     python: str
-    command: str
 
 
 class Input(NamedTuple):
@@ -56,7 +54,7 @@ def read_input(info: dict[str, Any]) -> Input | None:
     return Input(clip["frames"], (height, width), classes if isinstance(classes, int) else len(classes))
 
 
-def view(trial: Trial, given: Input | None, run: str) -> ArchView | None:
+def view(trial: Trial, given: Input | None) -> ArchView | None:
     """The view of a trial's spec; None where there is no spec, or none that can exist for this input."""
     if trial.spec is None or given is None:
         return None
@@ -65,8 +63,7 @@ def view(trial: Trial, given: Input | None, run: str) -> ArchView | None:
         stages = _stages(spec, given)
     except SpecError:
         return None
-    command = f"ubench export {shlex.quote(f'results/{run}')} --trial {trial.number}"
-    return ArchView(trial.number, spec.pattern, stages, spec_yaml(spec), spec_python(spec, given), command)
+    return ArchView(trial.number, spec.pattern, stages, spec_yaml(spec), spec_python(spec, given))
 
 
 def _stages(spec: ArchSpec, given: Input) -> tuple[StageView, ...]:

@@ -85,7 +85,7 @@ def _label(trial: Trial) -> str:
 
 
 def architecture(page: Contents, n: int) -> str:
-    """A drawing with the numbers, and three ways to have it."""
+    """A drawing with the numbers, and two ways to have it."""
     trial, view = page.by_number[n], page.views[n]
     numbers = "".join(
         f'<div><dt>{METRICS[key].label}</dt><dd data-k="{key}">{escape(shown(key, value))}</dd></div>'
@@ -94,5 +94,5 @@ def architecture(page: Contents, n: int) -> str:
     )
     return (
         f'<div class="scroll" tabindex="0">{drawing(view, page.scale)}</div><dl class="numbers">{numbers}</dl>'
-        f"{copyable('YAML', view.yaml)}{copyable('Python', view.python)}{copyable('Export', view.command, True)}"
+        f"{copyable('YAML', view.yaml)}{copyable('Python', view.python)}"
     )

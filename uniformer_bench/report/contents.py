@@ -43,7 +43,7 @@ def contents(run: Run) -> Contents:
     axes = choose_axes(run.info.get("objectives") or ())
     found = answer(trials, axes)
     gallery = _gallery(trials, axes)
-    views = _views(run, trials, found, gallery, name)
+    views = _views(run, trials, found, gallery)
     scale = scale_of(views.values())
     past = history(run.info.get("hypervolume") or {}, trials)
     by_number = {trial.number: trial for trial in trials}
@@ -84,11 +84,11 @@ def _gallery(trials: Sequence[Trial], axes: Axes) -> tuple[int, ...]:
     return tuple(front[round(i * (len(front) - 1) / (GALLERY - 1))].number for i in range(GALLERY))
 
 
-def _views(run: Run, trials: Sequence[Trial], found: Answer, gallery: Sequence[int], name: str) -> dict[int, ArchView]:
+def _views(run: Run, trials: Sequence[Trial], found: Answer, gallery: Sequence[int]) -> dict[int, ArchView]:
     first = {*gallery, *found.sentences, *found.baselines}
     order = sorted(trials, key=lambda t: (t.number not in first, t.state != "complete", t.number))
     given = read_input(run.info)
-    views = {t.number: view(t, given, name) for t in order[: max(DRAWN, len(first))]}
+    views = {t.number: view(t, given) for t in order[: max(DRAWN, len(first))]}
     return {n: each for n, each in sorted(views.items()) if each}
 
 

@@ -233,12 +233,12 @@ class Search:
         self._finish(trial, candidate, result.state, result._replace(metrics={**closed, **result.metrics}))
 
     def _repeat(self, trial: optuna.Trial, candidate: Candidate) -> None:
-        """An architecture the study has is answered from its record; one still in training only noted."""
+        """An architecture the study has is not evaluated again: the reason names the trial that was."""
         known = self._known.get(candidate.spec.id)
         if known is None:
             result = Result("repeated", "the architecture is being evaluated", {}, {}, {}, [])
         else:
-            result = Result("repeated", f"the architecture of trial {known['number']}", known["metrics"], {}, {}, [])
+            result = Result("repeated", f"the architecture of trial {known['number']}", {}, {}, {}, [])
         self._finish(trial, candidate, "repeated", result)
 
     def _finish(self, trial: optuna.Trial, candidate: Candidate | None, state: str, result: Result) -> None:
