@@ -170,11 +170,11 @@ def _stage_size(stage: Mapping[str, Any]) -> int:
 
 
 def _baseline_pick(baseline: Mapping[str, Any], picks: dict[str, Any]) -> Pick:
-    """The pattern's mixers, what the baseline names, and the middle option of everything else."""
+    """The pattern's mixers, what the baseline names, the first option for the FFN and the middle one for the rest."""
 
     def pick(name: str, domain: Domain) -> Any:
         stage, _, key = name.rpartition(".")
-        wanted = domain.options[len(domain.options) // 2]
+        wanted = domain.options[0] if key == "ffn" else domain.options[len(domain.options) // 2]
         if key == "mixer":
             wanted = MIXER_LETTERS[baseline["pattern"][int(stage.removeprefix("stage")) - 1]]
         elif key in baseline:
