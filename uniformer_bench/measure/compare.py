@@ -11,7 +11,6 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from math import ceil, exp, log
 from typing import Any, NamedTuple
@@ -156,7 +155,7 @@ def compare(
     protocols = a.protocol(base), b.protocol(base)
     clock, rng = clock or clock_for(*protocols), random.Random(seed)
     with thread_count(base.threads):
-        fresh = _placements(a, b, protocols, num_classes, rng)
+        fresh = _placements(a, b, protocols, num_classes, rng, seed)
         start, others = clock.now(), clock.others()
         rounds = take(fresh, budget_s=budget_s, rng=rng, clock=clock)
         neighbours = (clock.others() - others) / max(clock.now() - start, 1e-9)
@@ -304,7 +303,9 @@ def _warnings(
     if not control.low <= 1 <= control.high:
         found.append(f"two copies of A differed by {abs(control.ratio - 1):.1%}, so no smaller difference is believed")
     if comparison.resolution > COARSE:
-        found.append(f"only a difference of {comparison.resolution:.0%} or more would have been seen; give it more time")
+        found.append(
+            f"only a difference of {comparison.resolution:.0%} or more would have been seen; give it more time"
+        )
     threads = max(protocol.threads for protocol in protocols)
     if neighbours > NEIGHBOURS and neighbours + threads > clock.cores:
         found.append(f"other processes kept {neighbours:.1f} of {clock.cores} cores busy, and this one wants its own")
@@ -339,5 +340,20 @@ def comparison_text(document: Mapping[str, Any]) -> str:
         *(f"  warning: {sentence}" for sentence in document["warnings"]),
     ]
     if "failed" in document:
-        lines.append(f"  {'failed' if document['failed'] else 'passed'}: slower by at most {document['fail_above']:.3g}")
+        outcome = "failed" if document["failed"] else "passed"
+        lines.append(f"  {outcome}: A may be slower than B by {document['fail_above']:.1%} at most")
     return "\n".join(lines)
+
+
+def _sentence(document: Mapping[str, Any]) -> str:
+    if document["verdict"] == "no difference seen":
+        return "no difference seen between A and B"
+    return f"A is {document['verdict']} than B: it takes {document['ratio']:.3f} times as long"
+
+
+def _milliseconds(of: Mapping[str, Any]) -> str:
+    return f"{of['median_ms']:.3f} ms"
+
+
+def _interval(found: Mapping[str, Any]) -> str:
+    return f"{found['ratio']:.4f} (95 % interval {found['ci95'][0]:.4f} to {found['ci95'][1]:.4f})"
