@@ -77,7 +77,7 @@ def test_a_dry_run_builds_twenty_and_says_what_to_expect(space, tmp_path):
     assert document["size"] > 1_000_000
     low, high = document["range"]["macs"]
     assert 0 < low < high
-    assert document["expected_core_seconds"] > 0
+    assert document["expected_s"] > 0
     assert list(tmp_path.iterdir()) == []  # a dry run writes nothing
 
 

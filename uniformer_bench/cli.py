@@ -111,9 +111,11 @@ def search(as_json: bool, debug: bool, **options: Any) -> None:
     """
     space = _space(options)
     if options["dry_run"]:
+        from uniformer_bench.measure.protocol import resolve_device
         from uniformer_bench.search.plan import dry_run, plan_text
 
-        document = dry_run(space, data=options["data"], trials=options["trials"], seed=options["seed"])
+        device = resolve_device(options["device"])
+        document = dry_run(space, data=options["data"], trials=options["trials"], seed=options["seed"], device=device)
         _print(document, as_json, plan_text(document))
         return
     from uniformer_bench.search.display import Display

@@ -19,7 +19,7 @@ import numpy as np
 from uniformer_bench.data.cache import cache_dir, cached_arrays
 from uniformer_bench.data.clips import Clips, Split
 
-VERSION = 1  # of the recipe: part of the cache's key
+VERSION = 2  # of the recipe: part of the key of the cache
 CLASSES = (
     "moves left", "moves right", "moves up", "moves down",
     "turns clockwise", "turns anticlockwise",
@@ -94,7 +94,7 @@ def draw(
     """A clip for every label: (N, T, H, W, 3) uint8."""
     target, other = _script(labels, images, frames, rng)
     n = len(labels)
-    noise = rng.uniform(0.02, 0.15, n)
+    noise = rng.uniform(0.02, 0.06, n)
     colours = rng.uniform(0.45, 1.0, (2, n, 3)).astype(np.float32)
     scale = rng.uniform(0.30, 0.42, (2, n)).astype(np.float32)
     background = rng.uniform(0.0, 0.25, (n, 3)).astype(np.float32)
@@ -148,8 +148,8 @@ def _script(
     """Who is where in every frame: the digit that acts, and the other."""
     n = len(labels)
     time = np.tile((np.arange(frames) + 0.5) / frames, (n, 1))
-    middle = rng.uniform(0.4, 0.6, (n, 1))
-    course = _Course(rng.uniform(-0.15, 0.15, (n, 2)), _headings(labels, rng), rng.uniform(0.4, 1.0, n))
+    middle = rng.uniform(0.3, 0.7, (n, 1))
+    course = _Course(rng.uniform(-0.27, 0.27, (n, 2)), _headings(labels, rng), rng.uniform(0.5, 1.0, n))
     gone, turned = _motion(labels, time, middle, rng)
     x, y = course.at(gone)
     hidden = _is(labels, "hides and returns", "hides and another returns") & (abs(time - middle) < 0.15)
@@ -188,7 +188,7 @@ def _motion(
     turned = np.where(_is(labels, "turns, then moves"), before, turned)
     sign = rng.choice([-1.0, 1.0], (len(labels), 1))
     sign = np.where(_is(labels, "turns clockwise"), 1.0, np.where(_is(labels, "turns anticlockwise"), -1.0, sign))
-    tilt = rng.uniform(-0.3, 0.3, sign.shape)
+    tilt = rng.uniform(-0.8, 0.8, sign.shape)
     return gone, tilt + sign * turned * rng.uniform(0.15, 0.5, sign.shape) * FULL_TURN
 
 
@@ -203,14 +203,15 @@ def _other(
     """The straight digit: it comes to meet the round one where the label says so, else moves or rests beside it."""
     n = len(labels)
     angle = rng.uniform(0, FULL_TURN, n)
-    aside = np.stack([-course.heading[:, 1], course.heading[:, 0]], -1) * rng.uniform(0.35, 0.6, (n, 1))
+    aside = np.stack([-course.heading[:, 1], course.heading[:, 0]], -1) * rng.uniform(0.18, 0.6, (n, 1))
     centre = course.centre + aside * rng.choice([-1.0, 1.0], (n, 1))
     own = _Course(centre, np.stack([np.cos(angle), np.sin(angle)], -1), rng.uniform(0.0, 0.8, n))
     meets = _is(labels, "meets and passes", "meets and bounces")
     pairs = zip(course.at(1 - gone), own.at(time), strict=True)
     x, y = (np.where(meets, towards, alone) for towards, alone in pairs)
-    brightness = np.repeat(rng.uniform(0.25, 0.9, (n, 1)), time.shape[1], axis=1)
-    turned = rng.uniform(-0.3, 0.3, (n, 1)) + time * rng.choice([0.0, 0.0, -1.5, 1.5], (n, 1))
+    gone_dark = (abs(time - rng.uniform(0.2, 0.8, (n, 1))) < 0.15) & (rng.random((n, 1)) < 0.4)
+    brightness = np.where(gone_dark, 0.0, rng.uniform(0.25, 0.9, (n, 1)))  # so that one digit alone says little
+    turned = rng.uniform(-0.8, 0.8, (n, 1)) + time * rng.choice([0.0, 0.0, -1.5, 1.5], (n, 1))
     image, _ = _two_images(images, STRAIGHT, rng, n)
     return Actor(x, y, turned, brightness, np.repeat(image, time.shape[1], axis=1))
 

@@ -1,30 +1,47 @@
-"""A search before it is run: builds sampled architectures without memory for weights, and says what to expect."""
+"""A search before it is run: builds sampled architectures without memory for weights, and says what to expect.
+
+The time comes from one sampled architecture, the middle one by cost, trained for two steps on this device.
+"""
 
 import statistics
-from typing import Any
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from uniformer_bench.cost import cost
+from uniformer_bench.data.clips import Split
+from uniformer_bench.data.digits import CLASSES, COUNTS
+from uniformer_bench.data.listing import list_videos
+from uniformer_bench.measure.profile import thread_count
+from uniformer_bench.measure.protocol import default_threads, devices_like
 from uniformer_bench.model import build
 from uniformer_bench.search.driver import check_feasible, sample_candidates
 from uniformer_bench.space import Candidate, Space
+from uniformer_bench.train import short_run
 
 SAMPLES = 20
-# A short run's pace on one core, in MACs of the forward pass a second, from `benchmarks/clips.py` on two
-# AVX-512 cores. A rough guide: another machine, another pace.
-TRAINING_MACS_PER_S = 12e9
-CLIPS = 2048  # of the built-in training split; a folder's are counted when it is read
+TRAINING_SHARE = 0.6  # of a folder without splits of its own
+TIMED_ELEMENTS = 1 << 21  # of the clips in a timed step: large enough to be like a real one, and soon done
 
 
-def dry_run(space: Space, *, data: str, trials: int, seed: int) -> dict[str, Any]:
+class _Data(NamedTuple):
+    clips: int  # of the training split
+    classes: int
+
+
+def dry_run(space: Space, *, data: str, trials: int, seed: int, device: str) -> dict[str, Any]:
     """Checks the space, builds twenty of its architectures on the meta device, and estimates the time."""
-    classes = 14 if data == "builtin" else 400
-    check_feasible(space, classes, seed)
-    candidates = sample_candidates(space, SAMPLES, seed)
-    rows = [_built(candidate, space, classes) for candidate in candidates]
+    found = _data(data)
+    check_feasible(space, found.classes, seed)
+    rows = [_built(candidate, space, found) for candidate in sample_candidates(space, SAMPLES, seed)]
+    middle = sorted(rows, key=lambda row: row["short_run_macs"])[len(rows) // 2]
+    pace = _macs_per_s(middle.pop("candidate"), space, found, device)
+    workers = default_threads() if device == "cpu" else len(devices_like(device))
     total = min(trials, space.size())
-    seconds = statistics.mean(row["short_run_macs"] for row in rows) * total / TRAINING_MACS_PER_S
+    mean = statistics.mean(row["short_run_macs"] for row in rows)
     return {
         "schema_version": 1,
         "space": space.name,
@@ -32,21 +49,51 @@ def dry_run(space: Space, *, data: str, trials: int, seed: int) -> dict[str, Any
         "built": len(rows),
         "range": {key: [min(r[key] for r in rows), max(r[key] for r in rows)] for key in ("params", "macs")},
         "trials": total,
-        "expected_core_seconds": seconds,
-        "architectures": rows,
+        "workers": workers,
+        "device": device,
+        "expected_s": mean * total / pace / workers,
+        "architectures": [{key: value for key, value in row.items() if key != "candidate"} for row in rows],
     }
 
 
-def _built(candidate: Candidate, space: Space, classes: int) -> dict[str, Any]:
+def _data(source: str) -> _Data:
+    if source == "builtin":
+        return _Data(COUNTS["train"], len(CLASSES))
+    classes, videos = list_videos(Path(source))
+    trained = [video for video in videos if video.split == "train"]
+    return _Data(len(trained) or round(TRAINING_SHARE * len(videos)), len(classes))
+
+
+def _built(candidate: Candidate, space: Space, data: _Data) -> dict[str, Any]:
     with torch.device("meta"):  # shapes without memory
-        model = build(candidate.spec, classes)
-    at = cost(candidate.spec, frames=space.input.frames, size=space.input.size, num_classes=classes)
-    short = cost(candidate.trained, frames=space.data.frames, size=space.data.size, num_classes=classes)
+        model = build(candidate.spec, data.classes)
+    at = cost(candidate.spec, frames=space.input.frames, size=space.input.size, num_classes=data.classes)
     params = sum(p.numel() for p in model.parameters())
     assert params == at.params, "the closed form and the model disagree"
-    clips = space.recipe.steps(CLIPS) * space.recipe.batch
     known = {"spec_id": candidate.spec.id, "pattern": candidate.spec.pattern, "params": params, "macs": at.macs}
-    return known | {"short_run_macs": short.macs * clips}
+    clips = space.recipe.steps(data.clips) * space.recipe.batch
+    return known | {"short_run_macs": _forward_macs(candidate, space, data) * clips, "candidate": candidate}
+
+
+def _forward_macs(candidate: Candidate, space: Space, data: _Data) -> int:
+    at = cost(candidate.trained, frames=space.data.frames, size=space.data.size, num_classes=data.classes)
+    return at.macs
+
+
+def _macs_per_s(candidate: Candidate, space: Space, data: _Data, device: str) -> float:
+    """MACs of the forward pass that training gets through in a second, on one core where there is no GPU."""
+    height, width = space.data.size
+    clip = (space.data.frames, height, width, 3)
+    batch = max(2, min(space.recipe.batch, TIMED_ELEMENTS // int(np.prod(clip))))
+    rng = np.random.default_rng(0)
+    split = Split(rng.integers(0, 256, (batch, *clip), dtype=np.uint8), np.arange(batch) % data.classes)
+    recipe = type(space.recipe)(epochs=1, batch=batch)
+    model = build(candidate.trained, data.classes)
+    with thread_count(1 if device == "cpu" else default_threads()):
+        short_run(model, split, recipe, device=device)  # the first step compiles and allocates
+        start = time.perf_counter()
+        short_run(model, split, recipe, device=device)
+    return _forward_macs(candidate, space, data) * batch / (time.perf_counter() - start)
 
 
 def plan_text(document: dict[str, Any]) -> str:
@@ -54,9 +101,16 @@ def plan_text(document: dict[str, Any]) -> str:
     (low_p, high_p), (low_m, high_m) = document["range"]["params"], document["range"]["macs"]
     return "\n".join(
         [
-            f"space {document['space']}: {document['size']:,} architectures; {document['built']} built",
+            f"space {document['space']}: {document['size']:,} architectures; {document['built']} sampled and built",
             f"parameters {low_p / 1e6:.3g} to {high_p / 1e6:.3g} M, MACs {low_m / 1e9:.3g} to {high_m / 1e9:.3g} G",
-            f"{document['trials']} trials: about {document['expected_core_seconds'] / 60:.0f} minutes of one core's "
-            "time for the short runs, by the pace of one AVX-512 core",
+            f"{document['trials']} trials: expect {_time(document['expected_s'])} of short runs on this device "
+            f"({document['device']}, {document['workers']} at a time), by two timed steps of the middle one",
         ]
     )
+
+
+def _time(seconds: float) -> str:
+    for unit, length in (("days", 86400), ("hours", 3600), ("minutes", 60)):
+        if seconds >= 2 * length:
+            return f"about {seconds / length:.0f} {unit}"
+    return f"about {seconds:.0f} seconds"
