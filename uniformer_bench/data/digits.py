@@ -19,7 +19,7 @@ import numpy as np
 from uniformer_bench.data.cache import cache_dir, cached_arrays
 from uniformer_bench.data.clips import Clips, Split
 
-VERSION = 2  # of the recipe: part of the key of the cache
+VERSION = 3  # of the recipe: part of the key of the cache
 CLASSES = (
     "moves left", "moves right", "moves up", "moves down",
     "turns clockwise", "turns anticlockwise",
@@ -94,7 +94,7 @@ def draw(
     """A clip for every label: (N, T, H, W, 3) uint8."""
     target, other = _script(labels, images, frames, rng)
     n = len(labels)
-    noise = rng.uniform(0.02, 0.06, n)
+    noise = rng.uniform(0.02, 0.12, n)
     colours = rng.uniform(0.45, 1.0, (2, n, 3)).astype(np.float32)
     scale = rng.uniform(0.30, 0.42, (2, n)).astype(np.float32)
     background = rng.uniform(0.0, 0.25, (n, 3)).astype(np.float32)
@@ -130,15 +130,15 @@ def _ink(actor: Actor, extent: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 class _Course(NamedTuple):
-    """Where a digit goes: from `centre` +- half of `reach` along `heading`, arrays of (N, 2) and (N)."""
+    """Where a digit goes: through `centre` along `heading`, arrays of (N, 2); all the way is `reach` (N)."""
 
     centre: np.ndarray
     heading: np.ndarray
     reach: np.ndarray
 
-    def at(self, fraction: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x and y (N, T) after this fraction (N, T) of the way."""
-        along = self.reach[:, None] * (fraction - 0.5)
+    def at(self, gone: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x and y (N, T) after this part (N, T) of the way from the centre; before it where negative."""
+        along = self.reach[:, None] * gone
         return self.centre[:, :1] + self.heading[:, :1] * along, self.centre[:, 1:] + self.heading[:, 1:] * along
 
 
@@ -149,7 +149,7 @@ def _script(
     n = len(labels)
     time = np.tile((np.arange(frames) + 0.5) / frames, (n, 1))
     middle = rng.uniform(0.3, 0.7, (n, 1))
-    course = _Course(rng.uniform(-0.27, 0.27, (n, 2)), _headings(labels, rng), rng.uniform(0.5, 1.0, n))
+    course = _Course(rng.uniform(-0.2, 0.2, (n, 2)), _headings(labels, rng), rng.uniform(0.4, 0.9, n))
     gone, turned = _motion(labels, time, middle, rng)
     x, y = course.at(gone)
     hidden = _is(labels, "hides and returns", "hides and another returns") & (abs(time - middle) < 0.15)
@@ -176,20 +176,31 @@ def _headings(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 def _motion(
     labels: np.ndarray, time: np.ndarray, middle: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The fraction of the way gone, and the angle turned by, at every time: (N, T) each."""
-    before, after = np.clip(time / middle, 0, 1), np.clip((time - middle) / (1 - middle), 0, 1)
-    back = _is(labels, "turns back", "meets and bounces")
-    gone = np.where(back, before - after, time)
-    gone = np.where(_is(labels, "stops", "moves, then turns"), before, gone)
-    gone = np.where(_is(labels, "turns, then moves"), after, gone)
-    gone = np.where(_is(labels, "turns clockwise", "turns anticlockwise"), 0.5, gone)
-    turned = np.where(_is(labels, "turns clockwise", "turns anticlockwise"), time, 0.0)
-    turned = np.where(_is(labels, "moves, then turns"), after, turned)
-    turned = np.where(_is(labels, "turns, then moves"), before, turned)
+    """The part of the way gone, and the angle turned by, at every time: (N, T) each.
+
+    Both are counted from half-time, for those who meet from when they meet, so that where a digit is and
+    how it lies in the middle of the clip says nothing of its class.
+    """
+    centre = np.where(_is(labels, "meets and passes", "meets and bounces"), middle, 0.5)
+    gone, turned = (
+        now - then for now, then in zip(_phases(labels, time, middle), _phases(labels, centre, middle), strict=True)
+    )
     sign = rng.choice([-1.0, 1.0], (len(labels), 1))
     sign = np.where(_is(labels, "turns clockwise"), 1.0, np.where(_is(labels, "turns anticlockwise"), -1.0, sign))
-    tilt = rng.uniform(-0.8, 0.8, sign.shape)
+    tilt = rng.uniform(-0.3, 0.3, sign.shape)
     return gone, tilt + sign * turned * rng.uniform(0.15, 0.5, sign.shape) * FULL_TURN
+
+
+def _phases(labels: np.ndarray, time: np.ndarray, middle: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How far along its way, and along its turn, an actor of this class is at a time in 0 to 1."""
+    before, after = np.clip(time / middle, 0, 1), np.clip((time - middle) / (1 - middle), 0, 1)
+    gone = np.where(_is(labels, "turns back", "meets and bounces"), before - after, time)
+    gone = np.where(_is(labels, "stops", "moves, then turns"), before, gone)
+    gone = np.where(_is(labels, "turns, then moves"), after, gone)
+    gone = np.where(_is(labels, "turns clockwise", "turns anticlockwise"), 0.0, gone)
+    turned = np.where(_is(labels, "turns clockwise", "turns anticlockwise"), time, 0.0)
+    turned = np.where(_is(labels, "moves, then turns"), after, turned)
+    return gone, np.where(_is(labels, "turns, then moves"), before, turned)
 
 
 def _other(
@@ -203,15 +214,14 @@ def _other(
     """The straight digit: it comes to meet the round one where the label says so, else moves or rests beside it."""
     n = len(labels)
     angle = rng.uniform(0, FULL_TURN, n)
-    aside = np.stack([-course.heading[:, 1], course.heading[:, 0]], -1) * rng.uniform(0.18, 0.6, (n, 1))
+    aside = np.stack([-course.heading[:, 1], course.heading[:, 0]], -1) * rng.uniform(0.15, 0.6, (n, 1))
     centre = course.centre + aside * rng.choice([-1.0, 1.0], (n, 1))
     own = _Course(centre, np.stack([np.cos(angle), np.sin(angle)], -1), rng.uniform(0.0, 0.8, n))
     meets = _is(labels, "meets and passes", "meets and bounces")
-    pairs = zip(course.at(1 - gone), own.at(time), strict=True)
+    pairs = zip(course.at(-gone), own.at(time - 0.5), strict=True)
     x, y = (np.where(meets, towards, alone) for towards, alone in pairs)
-    gone_dark = (abs(time - rng.uniform(0.2, 0.8, (n, 1))) < 0.15) & (rng.random((n, 1)) < 0.4)
-    brightness = np.where(gone_dark, 0.0, rng.uniform(0.25, 0.9, (n, 1)))  # so that one digit alone says little
-    turned = rng.uniform(-0.8, 0.8, (n, 1)) + time * rng.choice([0.0, 0.0, -1.5, 1.5], (n, 1))
+    brightness = np.repeat(rng.uniform(0.25, 0.9, (n, 1)), time.shape[1], axis=1)
+    turned = rng.uniform(-0.3, 0.3, (n, 1)) + time * rng.choice([0.0, 0.0, -1.5, 1.5], (n, 1))
     image, _ = _two_images(images, STRAIGHT, rng, n)
     return Actor(x, y, turned, brightness, np.repeat(image, time.shape[1], axis=1))
 
