@@ -105,4 +105,4 @@ def test_the_data_set_is_balanced_and_cached(tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "_make", None)  # would raise if it were called
     second = load_digits_in_motion(frames=2, size=(8, 8), seed=3, cache=tmp_path)
     np.testing.assert_array_equal(first.test.clips, second.test.clips)
-    assert COUNTS["train"] == 2048
+    assert COUNTS["train"] == 3072

@@ -19,7 +19,7 @@ import numpy as np
 from uniformer_bench.data.cache import cache_dir, cached_arrays
 from uniformer_bench.data.clips import Clips, Split
 
-VERSION = 3  # of the recipe: part of the key of the cache
+VERSION = 4  # of the recipe: part of the key of the cache
 CLASSES = (
     "moves left", "moves right", "moves up", "moves down",
     "turns clockwise", "turns anticlockwise",
@@ -28,7 +28,7 @@ CLASSES = (
     "hides and returns", "hides and another returns",
     "meets and passes", "meets and bounces",
 )  # fmt: skip
-COUNTS = {"train": 2048, "validation": 1024, "test": 1024}
+COUNTS = {"train": 3072, "validation": 2048, "test": 2048}
 ROUND, STRAIGHT = (0, 3, 6, 8, 9), (1, 4, 7)
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}  # of the handwritten images
 SPRITE = 8  # pixels of a handwritten digit
