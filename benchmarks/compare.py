@@ -1,13 +1,13 @@
-"""Does `ubench compare` tell what is so? A/A calls, and calls with a true 5 % difference, while another process keeps a core busy.
+"""Does `ubench compare` tell what is so: A/A calls, and calls with a true 5 % difference, beside a busy process?
 
 The pair that differs is a deep narrow model and the same with one block more. Prints a row a call and the two
 counts; the aim is "no difference seen" in at least 19 of 20 A/A calls, the difference found in at least 9 of 10.
 """
 
 import argparse
-import multiprocessing
 import os
-import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,23 +34,16 @@ def deep(depth: int) -> Subject:
     return Subject(f"{depth + 1} blocks", spec)
 
 
-def _spin() -> None:
-    while True:
-        pass
-
-
 @contextmanager
 def busy(processes: int) -> Iterator[None]:
     """So many other processes that never wait."""
-    others = [multiprocessing.get_context("spawn").Process(target=_spin, daemon=True) for _ in range(processes)]
-    for other in others:
-        other.start()
+    others = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(processes)]
     try:
         yield
     finally:
         for other in others:
             other.terminate()
-            other.join()
+            other.wait()
 
 
 def calls(a: Subject, b: Subject, n: int, protocol: Protocol, budget_s: float, expected: str) -> int:

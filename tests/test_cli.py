@@ -166,3 +166,32 @@ def test_the_public_names_are_there():
     assert callable(ub.load_run)
     with pytest.raises(AttributeError, match="no attribute 'biuld'"):
         ub.biuld  # noqa: B018
+
+
+def test_compare_prints_a_verdict_with_its_control():
+    done = ubench("compare", "micro", "micro@implementation=reference", "--budget", "3s", "--threads", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert document["verdict"] in ("faster", "slower", "no difference seen")
+    low, high = document["ci95"]
+    assert low <= document["ratio"] <= high
+    assert {"ratio", "ci95"} <= set(document["control"])
+
+
+def test_compare_fails_where_asked_to():
+    done = ubench("compare", "tiny", "micro", "--budget", "3s", "--threads", 1, "--fail-above", "5%")
+    assert done.returncode == 1, done.stdout  # five times the MACs
+    assert "slower" in done.stdout
+
+
+def test_doctor_says_what_it_found():
+    document = json.loads(ubench("doctor", "--json").stdout, parse_constant=pytest.fail)
+    assert document["fit"] is all(check["state"] != "warn" for check in document["checks"])
+    assert ubench("doctor").returncode == 0
+
+
+def test_a_profile_is_a_page_and_a_sweep_too(tmp_path):
+    words = ("--variant", "micro", "--threads", 1, "--sweep", "batch", "--html", tmp_path / "page.html", "--json")
+    document = json.loads(ubench("profile", *words).stdout, parse_constant=pytest.fail)
+    assert [row["batch"] for row in document["sweep"]["batch"]][:2] == [1, 2]
+    assert "Content-Security-Policy" in (tmp_path / "page.html").read_text()

@@ -6,6 +6,9 @@ import json
 import platform
 import socket
 from pathlib import Path
+from types import SimpleNamespace
+
+import torch
 
 from uniformer_bench.files import to_json
 from uniformer_bench.measure.environment import cpu_model, driver_version, environment, library_version
@@ -49,3 +52,23 @@ def test_the_driver_s_version_is_read_from_its_file():
     assert driver_version(old + "GCC version: gcc 12.2.0\n") == "550.54.15"
     assert driver_version(new) == "570.86.10"
     assert driver_version("") is None
+
+
+def test_a_gpu_s_own_figures_are_there_where_a_gpu_is(monkeypatch):
+    assert "gpu_l2_bytes" not in environment() or torch.cuda.is_available()
+    figures = {
+        "name": "G",
+        "total_memory": 80,
+        "L2_cache_size": 50,
+        "multi_processor_count": 132,
+        "major": 9,
+        "minor": 0,
+    }
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda: SimpleNamespace(**figures))
+    found = environment()
+    assert (found["gpu"], found["gpu_memory_bytes"], found["gpu_l2_bytes"]) == ("G", 80, 50)
+    assert (found["gpu_multiprocessors"], found["gpu_capability"]) == (132, "9.0")
+    assert found["tf32_convolutions"] is torch.backends.cudnn.allow_tf32
+    assert json.loads(to_json(found)) == found

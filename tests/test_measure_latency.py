@@ -2,14 +2,18 @@
 
 import contextlib
 import itertools
+import json
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 import torch
 
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.files import to_json
+from uniformer_bench.measure.gpu import GpuState
 from uniformer_bench.measure.latency import (
     Latency,
     Sample,
@@ -147,8 +151,13 @@ def test_to_dict_has_the_contract():
         "cpu_median": 0.5,
         "stopped": "target",
         "warnings": ["a sentence"],
+        "threads": None,
+        "issue_ms": None,
+        "graph": False,
+        "gpu": None,
     }
     assert Latency((Sample(1.0),), 0, "budget").cpu_median is None
+    assert _measure(Script(itertools.repeat(10.0))).to_dict()["threads"] == torch.get_num_threads()
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 6, 8, 9, 20, 21, 100, 1001])
@@ -207,6 +216,87 @@ def test_gpu_repeats_are_events_with_one_wait(monkeypatch):
     samples = stopwatch("cuda:1").time(lambda: log.append("run"), 2)
     assert samples == [Sample(10.0), Sample(10.0)]
     assert log == ["cuda:1", "event", "run", "event", "run", "event", "wait"]
+
+
+CUDA = Protocol(device="cuda:0", frames=8, size=32)
+STATE = GpuState(sm_clock_mhz=2000, other_processes=0, throttle_reasons=())
+
+
+def _on_gpu(states, issue_ms=1.0, capture=None, **options):
+    """Measures by a script whose repeats each come with the next state; before and after are STATE."""
+    script, states = Script(itertools.repeat(10.0)), iter(states)
+
+    def time(run, n):
+        return [Sample(sample.ms, None, next(states)) for sample in script.time(run, n)]
+
+    watch = script.watch._replace(time=time, state=lambda: STATE, issue_ms=lambda run: issue_ms, capture=capture)
+    protocol = options.pop("protocol", CUDA)
+    return measure_latency(options.pop("run", lambda: None), protocol, budget_s=1.0, clock=watch, **options)
+
+
+def test_a_gpu_s_state_stands_beside_its_times():
+    latency = _on_gpu(itertools.repeat(STATE))
+    assert latency.warnings == ()
+    found = json.loads(to_json(latency.to_dict()))
+    assert found["gpu"] == {
+        "before": STATE.to_dict(),
+        "after": STATE.to_dict(),
+        "median_sm_clock_mhz": 2000,
+        "least_sm_clock_mhz": 2000,
+    }
+    assert (found["issue_ms"], found["cpu_median"], found["graph"]) == (1.0, None, False)
+
+
+def test_a_gpu_nobody_knows_has_its_reason_and_no_warning():
+    unknown = GpuState(reason="nvidia-ml-py is not installed")
+    latency = _on_gpu(itertools.repeat(unknown))
+    assert latency.warnings == ()
+    assert latency.to_dict()["gpu"]["median_sm_clock_mhz"] is None
+
+
+def _measured_states(states):
+    """States for the samples alone: warm-up takes 1, 1 and a window of 5 (5 % of a second at 10 ms)."""
+    return _on_gpu(itertools.chain([STATE] * 7, states))
+
+
+def test_repeats_on_a_gpu_held_down_are_counted():
+    hot = replace(STATE, throttle_reasons=("idle", "power cap", "heat (software)"))
+    (warning,) = _measured_states([STATE, STATE, STATE, STATE, hot, hot]).warnings
+    assert warning == "2 of 6 repeats ran while the GPU's clock was held down: power cap, heat (software)"
+    assert _measured_states([replace(STATE, throttle_reasons=("idle", "sync boost"))] * 6).warnings == ()
+
+
+def test_repeats_below_three_quarters_of_the_median_clock_are_counted():
+    slow, slower = replace(STATE, sm_clock_mhz=1500), replace(STATE, sm_clock_mhz=1499)
+    (warning,) = _measured_states([STATE, slow, STATE, slower, STATE, STATE]).warnings
+    assert warning == "1 of 6 repeats ran below 75% of the GPU's median clock, 2000 MHz"
+
+
+def test_other_processes_on_the_gpu_are_named():
+    crowded = replace(STATE, other_processes=2)
+    assert _measured_states([STATE] * 5 + [crowded]).warnings == ("other processes were on the GPU: 2",)
+
+
+def test_a_gpu_that_waits_for_its_launches_is_said():
+    (warning,) = _on_gpu(itertools.repeat(STATE), issue_ms=9.5).warnings
+    assert warning == "bound by launching, not by the GPU: the host took 9.5 ms to issue a run"
+    assert _on_gpu(itertools.repeat(STATE), issue_ms=8.9).warnings == ()
+
+
+def test_graphs_are_replayed_where_the_protocol_wants_them():
+    log = []
+    graphed = replace(CUDA, graph=True)
+
+    def capture(run):
+        run()
+        return lambda: log.append("replay"), None
+
+    latency = _on_gpu(itertools.repeat(STATE), protocol=graphed, run=lambda: log.append("eager"), capture=capture)
+    assert latency.graph
+    assert log == ["eager"] + ["replay"] * (latency.warmup + latency.n)
+    refused = _on_gpu(itertools.repeat(STATE), protocol=graphed, capture=lambda run: (run, "no graph: a reason"))
+    assert (refused.graph, refused.warnings) == (False, ("no graph: a reason",))
+    assert not _on_gpu(itertools.repeat(STATE), capture=capture).graph
 
 
 def test_stages_chained_are_the_model():

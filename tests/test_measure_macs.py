@@ -8,7 +8,7 @@ from torch import nn
 
 from tests.specs import CLIP, random_spec
 from uniformer_bench.measure import macs
-from uniformer_bench.measure.macs import Count, count_macs
+from uniformer_bench.measure.macs import Count, count_macs, count_training_macs
 from uniformer_bench.spec import ArchSpec, StageSpec
 from uniformer_bench.variants import find_variant
 
@@ -50,6 +50,37 @@ def test_uniformer_s_is_the_published_figure(implementation):
     published = 41_662_541_824 + norms  # 41.757: what the paper printed, with fvcore
     assert counts["fvcore"].raw == published - (attention if implementation == "fast" else 0)
     assert counts["ptflops"].raw > counts["ptflops"].macs
+
+
+def test_training_one_block_by_hand():
+    counts = count_training_macs(ONE_BLOCK, frames=1, size=(4, 8), num_classes=5)
+    stem = 2 * 4 * 3 * 3 * 16
+    assert _numbers(counts) == dict.fromkeys(("closed_form", "torch"), 3 * BY_HAND - stem)
+    # torch counts the weight gradient of DPE, 2 x 4 x 27 MACs, as often as it has groups, 4 times
+    assert counts["torch"].raw == 2 * (3 * BY_HAND - stem + 3 * 2 * 4 * 27)
+
+
+@pytest.mark.parametrize("implementation", ["fast", "reference"])
+@pytest.mark.parametrize("seed", range(12))
+def test_training_agrees_on_random_architectures(seed, implementation):
+    counts = count_training_macs(random_spec(seed), **CLIP, num_classes=7, implementation=implementation)
+    closed_form, torch_count = counts["closed_form"].macs, counts["torch"].macs
+    assert torch_count == pytest.approx(closed_form, rel=1e-3)
+    assert counts["torch"].raw >= 2 * torch_count
+
+
+def test_training_uniformer_s_is_not_what_torch_says():
+    counts = count_training_macs(find_variant("s").spec, frames=16, size=224, num_classes=400)
+    assert _numbers(counts) == dict.fromkeys(("closed_form", "torch"), 249_512_828_928 // 2)
+    assert counts["torch"].raw == 551_507_722_240
+    assert "301,994,893,312 too many" in counts["torch"].note
+
+
+def test_training_that_cannot_be_counted_is_a_reason(monkeypatch):
+    monkeypatch.setattr(macs, "FlopCounterMode", lambda **_: 1 / 0)
+    counts = count_training_macs(ONE_BLOCK, frames=1, size=(4, 8), num_classes=5)
+    assert counts["torch"] == Count(None, None, "FLOPs", "ZeroDivisionError: division by zero")
+    assert counts["closed_form"].macs > 0
 
 
 def test_counting_twice_changes_nothing():

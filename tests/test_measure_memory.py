@@ -1,6 +1,7 @@
 """Peaks by hand, and against torch's profiler, which counts real allocations of a real run."""
 
 import copy
+import json
 
 import pytest
 import torch
@@ -8,8 +9,9 @@ import torch.nn.functional as F
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from uniformer_bench.files import to_json
 from uniformer_bench.measure import memory as room
-from uniformer_bench.measure.memory import LiveBytes, is_out_of_memory, peak_memory, weights_bytes
+from uniformer_bench.measure.memory import Found, GpuPeak, LiveBytes, is_out_of_memory, peak_memory, weights_bytes
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.variants import variant
@@ -172,34 +174,67 @@ def test_a_device_that_does_not_say_is_unknown_with_a_reason():
 def _gpu_of(monkeypatch, peaks):
     """A GPU whose peaks are given by the weights' dtype; an exception in place of a peak is raised."""
 
-    def peak(model, dtype, device, use):
+    def peak(model, dtype, device, run, use):
         assert device == "cuda:0"
         if isinstance(peaks[dtype], Exception):
             raise peaks[dtype]
-        return peaks[dtype]
+        return Found(peaks[dtype], (GpuPeak(use, "cold", 2 * peaks[dtype], 3 * peaks[dtype]),))
 
-    monkeypatch.setattr(room, "_peak_on_gpu", peak)
+    monkeypatch.setattr(room, "peak_on_gpu", peak)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: 4096)
     protocol = Protocol(device="cuda:0", frames=8, size=32, precision="fp16")
     return peak_memory(nn.Linear(2, 2), torch.empty(1, 2), protocol)
 
 
-def test_a_gpu_is_measured_the_second_time_without_what_was_there(monkeypatch):
-    uses, allocated = [], iter([700])
+class Allocator:
+    """torch.cuda's, in which every run takes what `runs` says, as (live, workspaces for good, gaps); 700 were there."""
+
+    def __init__(self, monkeypatch, runs):
+        self.runs, self.log, self.kept = iter(runs), [], 700
+        self.peak = self.reserved_peak = 10**9  # of what was before, and must be reset
+        for name in ("empty_cache", "synchronize", "reset_peak_memory_stats"):
+            monkeypatch.setattr(torch.cuda, name, getattr(self, name))
+        monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: self.kept)
+        monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: self.kept + 24)
+        monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: self.peak)
+        monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda device: self.reserved_peak)
+
+    def empty_cache(self):
+        self.log.append("emptied")
+
+    def synchronize(self, device):
+        self.log.append("waited")
+
+    def reset_peak_memory_stats(self, device):
+        self.peak, self.reserved_peak = self.kept, self.kept + 24
+        self.log.append("reset")
+
+    def run(self, twin):
+        live, workspace, gaps = next(self.runs)
+        self.kept += workspace
+        self.peak = max(self.peak, self.kept + live)
+        self.reserved_peak = max(self.reserved_peak, self.kept + live + gaps + 24)
+        self.log.append(twin)
+
+
+def test_a_gpu_is_measured_cold_then_warm_without_what_was_there(monkeypatch):
     monkeypatch.setattr(room, "_twin", lambda model, dtype, device: (dtype, device))
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: uses.append("emptied"))
-    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: next(allocated))
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: uses.append("reset"))
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
-    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda device: 1000)
-    assert room._peak_on_gpu(nn.Linear(1, 1), torch.float16, "cuda:1", uses.append) == 300
-    assert uses == [(torch.float16, "cuda:1"), "emptied", "reset", (torch.float16, "cuda:1")]
+    allocator = Allocator(monkeypatch, [(300, 50, 200), (300, 0, 10)])
+    found = room.peak_on_gpu(nn.Linear(1, 1), torch.float16, "cuda:1", allocator.run, "inference")
+    cold, warm = GpuPeak("inference", "cold", 350, 550), GpuPeak("inference", "warm", 300, 310)
+    assert found == Found(300, (cold, warm))
+    once = ["emptied", "reset", (torch.float16, "cuda:1"), "waited"]
+    assert allocator.log == once + once
 
 
 def test_a_gpu_says_what_its_allocator_holds(monkeypatch):
     memory = _gpu_of(monkeypatch, {torch.float16: 10, torch.float32: 30})
     assert (memory.inference_peak_bytes, memory.training_peak_bytes, memory.reserved_bytes) == (10, 30, 4096)
     assert (memory.weights_bytes, memory.reasons) == (12, ())
+    assert json.loads(to_json(memory.to_dict()))["gpu_peaks"] == [
+        {"use": "inference", "start": "cold", "allocated_bytes": 20, "reserved_bytes": 30},
+        {"use": "training", "start": "cold", "allocated_bytes": 60, "reserved_bytes": 90},
+    ]
 
 
 def test_a_gpu_too_small_to_train_still_has_its_inference(monkeypatch):
@@ -212,7 +247,9 @@ def test_a_gpu_too_small_to_train_still_has_its_inference(monkeypatch):
 
 def test_what_counts_as_out_of_memory():
     said = RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
-    assert all(is_out_of_memory(error) for error in (said, MemoryError(), torch.OutOfMemoryError("CUDA out of memory")))
+    libraries = RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"), RuntimeError("CUDA error: out of memory")
+    python = MemoryError(), torch.OutOfMemoryError("CUDA out of memory")
+    assert all(is_out_of_memory(error) for error in (said, *libraries, *python))
     assert not any(is_out_of_memory(error) for error in (RuntimeError("shape"), ValueError("can't allocate memory")))
 
 
@@ -225,4 +262,6 @@ def test_running_a_small_model_and_running_its_shapes_agree(name, monkeypatch):
     shaped = peak_memory(model, clips, protocol, training_batch=8)
     assert (run.method, shaped.method) == (room.BY_RUNNING, room.BY_SHAPE)
     assert run.inference_peak_bytes == shaped.inference_peak_bytes
-    assert run.training_peak_bytes == pytest.approx(shaped.training_peak_bytes, rel=1e-3)
+    assert run.training_peak_bytes == pytest.approx(
+        shaped.training_peak_bytes, rel=5e-3
+    )  # a copy behind fused attention

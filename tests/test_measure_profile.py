@@ -12,6 +12,7 @@ from uniformer_bench.files import to_json
 from uniformer_bench.measure import profile as room
 from uniformer_bench.measure.profile import profile, profile_table
 from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.measure.roofline import Ceilings
 from uniformer_bench.model import build
 from uniformer_bench.variants import variant
 
@@ -34,6 +35,7 @@ def test_the_contract_s_keys(document):
     assert set(document) >= {
         "schema_version", "variant", "spec_id", "spec", "num_classes", "protocol", "params", "macs", "flops",
         "counters", "latency_ms", "throughput_clips_per_s", "memory", "stages", "environment",
+        "training", "ceilings", "moved_bytes", "intensity", "attainable_ms",
     }  # fmt: skip
     assert set(document["protocol"]) >= {
         "device", "precision", "batch", "frames", "size", "threads", "implementation", "compile", "warmup", "repeats",
@@ -42,20 +44,52 @@ def test_the_contract_s_keys(document):
     assert set(document["latency_ms"]) >= {"median", "p10", "p90", "ci95", "n", "warnings"}
     assert set(document["memory"]) >= {"inference_peak_bytes", "training_peak_bytes", "weights_bytes", "method"}
     assert set(document["stages"][0]) >= {"name", "mixer", "params", "macs", "latency_ms"}
+    roofline = {"training_macs", "moved_bytes", "intensity", "bound", "ceiling", "attainable_ms", "reached"}
+    for part in (*document["stages"], document["head"], *document["stages"][0]["blocks"]):
+        assert set(part) >= roofline | {"latency_ms"}
+    assert set(document["ceilings"]) == {"flops_per_s", "bytes_per_s", "how"}
+    assert set(document["training"]) == {"macs", "flops", "counters"}
 
 
 def test_parts_add_up(document):
     parts = [*document["stages"], document["head"]]
-    for key in ("params", "macs"):
+    for key in ("params", "macs", "moved_bytes"):
         assert sum(part[key] for part in parts) == document[key]
         for stage in document["stages"]:
             assert sum(block[key] for block in stage["blocks"]) == stage[key]
     assert document["flops"] == 2 * document["macs"]
+    training = document["training"]
+    assert sum(part["training_macs"] for part in parts) == training["macs"] == training["flops"] // 2
+    assert {count["macs"] for count in training["counters"].values()} == {training["macs"]}
+    assert document["attainable_ms"] == sum(part["attainable_ms"] for part in parts)
     assert {count["macs"] for count in document["counters"].values()} == {document["macs"]}
     assert document["protocol"]["repeats"] == document["latency_ms"]["n"]
     assert document["throughput_clips_per_s"] == pytest.approx(1000 / document["latency_ms"]["median"])
     assert all(part["latency_ms"] > 0 for part in parts)
     assert document["memory"]["weights_bytes"] > 4 * document["params"]  # buffers too
+
+
+def test_the_bounds_follow_from_ceilings_and_times(document):
+    roof = document["ceilings"]
+    for part in (*document["stages"], document["head"]):
+        for row in (part, *part.get("blocks", ())):
+            times = {"compute": 2000 * row["macs"] / roof["flops_per_s"]}
+            times["memory"] = 1000 * row["moved_bytes"] / roof["bytes_per_s"]
+            assert row["attainable_ms"] == pytest.approx(max(times.values()))
+            assert row["ceiling"] == max(times, key=times.get)
+            assert row["bound"] == ("overhead" if row["latency_ms"] > 3 * row["attainable_ms"] else row["ceiling"])
+            assert row["reached"] == pytest.approx(row["attainable_ms"] / row["latency_ms"])
+            assert row["intensity"] == pytest.approx(2 * row["macs"] / row["moved_bytes"])
+
+
+def test_costs_are_a_clip_s_and_bounds_the_batch_s(document):
+    four = _profile(Protocol(**AT, batch=4))
+    weights = 4 * document["params"]
+    assert four["macs"] == document["macs"]
+    assert four["moved_bytes"] == pytest.approx(document["moved_bytes"] - 0.75 * weights, rel=1e-4)
+    stage = four["stages"][0]
+    moved_ms = 4000 * stage["moved_bytes"] / four["ceilings"]["bytes_per_s"]
+    assert stage["attainable_ms"] >= moved_ms * 0.999
 
 
 def test_threads_are_set_and_restored(monkeypatch):
@@ -65,10 +99,15 @@ def test_threads_are_set_and_restored(monkeypatch):
         seen.append(torch.get_num_threads())
         return measured(*arguments, **options)
 
+    def ceilings(*_):
+        seen.append(torch.get_num_threads())
+        return Ceilings(1e9, 1e9, "not measured")
+
     monkeypatch.setattr(room, "measure_latency", noting)
+    monkeypatch.setattr(room, "ceilings", ceilings)
     before = torch.get_num_threads()
     _profile(Protocol(**(AT | {"threads": 2 if before == 1 else 1})))
-    assert seen == [2 if before == 1 else 1]
+    assert set(seen) == {2 if before == 1 else 1}
     assert torch.get_num_threads() == before
 
 
@@ -142,17 +181,41 @@ def test_refusals():
         _profile(Protocol(**(AT | {"size": 4})))
 
 
-def _text(document):
-    console = Console(file=io.StringIO(), width=120)
+def _text(document, width=120):
+    console = Console(file=io.StringIO(), width=width)
     console.print(profile_table(document))
     return console.file.getvalue()
 
 
-def test_the_table_has_a_row_a_part(document):
-    text = _text(document)
-    for word in ("stage1", "stage4", "head", "whole", "local", "global", "all counters agree", "clips/s"):
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_table_has_a_row_a_part(document, width):
+    text = _text(document, width)
+    for word in ("stage1", "stage4", "head", "whole", "1 x local", "1 x global", "embedding", "all counters agree"):
+        assert word in text
+    for word in ("clips/s", "forward and backward", "peak memory", "ceilings measured here"):
         assert word in text
     assert "…" not in text
+
+
+def test_equal_blocks_are_one_row(document):
+    stage = document["stages"][1]
+    block = stage["blocks"][1] | {"macs": 2_000_000_000}
+    blocks = [stage["blocks"][0], block, block, block]
+    text = _text(document | {"stages": [stage | {"blocks": blocks}], "macs": 8_000_000_000}, 80)
+    row = next(line for line in text.splitlines() if "3 x local" in line)
+    assert "6.000" in row
+    assert "75% ███" in row
+
+
+def test_figures_of_any_size_fit_80_columns(document):
+    huge = {"params": 900e6, "macs": 90_000e9, "latency_ms": 99_999.0, "reached": 1.5, "bound": "overhead"}
+    stage = document["stages"][0]
+    blocks = [block | huge for block in stage["blocks"]]
+    whole = document["latency_ms"] | {"median": 99_999.0}
+    changed = {"stages": [stage | huge | {"blocks": blocks}], "macs": 90_000 * 10**9, "latency_ms": whole}
+    text = _text(document | changed, 80)
+    assert "…" not in text
+    assert "100%" in text
 
 
 def test_the_table_says_what_is_unknown(document):

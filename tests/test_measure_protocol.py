@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -45,11 +46,24 @@ def test_one_number_is_a_square():
         ({"size": (1, 2, 3)}, "size must be one number or two"),
         ({"precision": "fp8"}, "precision must be one of fp32, bf16, fp16, got 'fp8'"),
         ({"mode": "dream"}, "mode must be one of inference, training, got 'dream'"),
+        ({"cache": "hot"}, "cache must be one of cold, warm, got 'hot'"),
+        ({"graph": True}, "graph must be False but on a CUDA device, got True on cpu"),
     ],
 )
 def test_refusals_name_rule_and_value(change, message):
     with pytest.raises(UbenchError, match=message):
         Protocol(**({"device": "cpu", "frames": 8, "size": 32} | change))
+
+
+def test_a_gpu_s_settings_are_in_play_on_a_gpu_only():
+    cpu, gpu = (Protocol(device=device, frames=8, size=32) for device in ("cpu", "cuda:0"))
+    assert (cpu.cache, gpu.cache) == (None, "cold")
+    assert replace(cpu, cache="warm") == cpu
+    assert hash(replace(cpu, cache="warm")) == hash(cpu)
+    assert replace(gpu, cache="warm") != gpu
+    assert replace(cpu, device="cuda:0") == gpu
+    assert replace(replace(gpu, cache="warm"), device="cuda:1").cache == "warm"
+    assert replace(gpu, graph=True).to_dict() == cpu.to_dict() | {"device": "cuda:0", "cache": "cold", "graph": True}
 
 
 def test_importing_it_is_cheap():

@@ -9,10 +9,12 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 
 from tests.videos import write_video
+from uniformer_bench.data import digits
 from uniformer_bench.errors import NothingFeasibleError, UbenchError
 from uniformer_bench.search.driver import broken_limit, check_feasible
 from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
@@ -192,18 +194,18 @@ def test_a_second_driver_is_refused_while_the_first_lives(folder):
 
 
 def test_a_folder_of_videos_is_searched(folder):
-    import numpy as np
-
     rng = np.random.default_rng(0)
-    for name, level in (("dark", 20), ("light", 200)):
-        for i in range(6):
-            (folder / "videos" / name).mkdir(parents=True, exist_ok=True)
-            noise = rng.integers(0, 40, (8, 32, 32, 3)) + level
-            write_video(folder / "videos" / name / f"{i}.mp4", noise.astype(np.uint8))
+    names = ("moves left", "moves right")
+    labels = np.repeat([digits.CLASSES.index(name) for name in names], 6)
+    clips = digits.draw(labels, digits._image_splits(rng)["train"], 8, (32, 32), rng)
+    for i, clip in enumerate(clips):
+        (folder / "videos" / names[i // 6]).mkdir(parents=True, exist_ok=True)
+        write_video(folder / "videos" / names[i // 6] / f"{i}.mp4", clip)
     document, _ = ubench(folder, "--trials", "4", "--data", str(folder / "videos"))
     assert document["trials"]["complete"] == 4
     info = json.loads((Path(document["run"]) / "run.json").read_text())
-    assert info["data"]["classes"] == ["dark", "light"]
+    assert info["data"]["classes"] == list(names)
+    assert info["data"]["counts"] == {"train": 8, "validation": 2, "test": 2}
     assert str(folder) not in json.dumps(info["data"])
 
 

@@ -19,6 +19,7 @@ from uniformer_bench.errors import UbenchError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from uniformer_bench.measure.protocol import Protocol
     from uniformer_bench.space import Space
@@ -57,7 +58,7 @@ def common(command: Command) -> Command:
 def measured(command: Command) -> Command:
     """The protocol of a measurement."""
     for option in (
-        click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]"),
+        click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores, for compare 1]"),
         click.option("--compile", "compiled", is_flag=True, help="Measure under torch.compile."),
         click.option("--implementation", default="fast", show_default=True, help="fast or reference operators."),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
@@ -217,24 +218,84 @@ def _front_line(row: dict[str, Any]) -> str:
 @measured
 @click.option("--variant", "variant_name", help="A named architecture; see `ubench variants`.")
 @click.option("--spec", "spec_file", type=click.Path(path_type=Path), help="An architecture as a YAML file.")
-def profile(as_json: bool, debug: bool, seed: int, variant_name: str | None, spec_file: Path | None, **at: Any) -> None:
-    """Parameters, MACs and FLOPs by counter, latency and memory of one model, by stage."""
+@click.option("--html", type=click.Path(path_type=Path), help="Write the same as one offline HTML page.")
+@click.option("--sweep", type=click.Choice(["batch"]), help="Measure at rising batches and in each precision too.")
+def profile(
+    as_json: bool,
+    debug: bool,
+    seed: int,
+    variant_name: str | None,
+    spec_file: Path | None,
+    html: Path | None,
+    sweep: str | None,
+    **at: Any,
+) -> None:
+    """Parameters, MACs and FLOPs by counter, latency, memory and what bounds them, by stage and block."""
     from uniformer_bench.measure.profile import profile as measure
-    from uniformer_bench.measure.profile import profile_table
+    from uniformer_bench.measure.profile_table import profile_table
+    from uniformer_bench.measure.sweep import sweep as sweep_all
+    from uniformer_bench.measure.sweep import sweep_table
 
     spec, num_classes, protocol = _subject(variant_name, spec_file, at)
     document = measure(spec, variant=variant_name, num_classes=num_classes, protocol=protocol)
-    if as_json:
-        _print(document, True, "")
-    else:
-        _console(stderr=False).print(profile_table(document))
+    tables = [profile_table(document)]
+    if sweep:
+        document["sweep"] = sweep_all(spec, num_classes=num_classes, protocol=protocol)
+        tables += [sweep_table(rows) for rows in document["sweep"].values()]
+    if html:
+        from uniformer_bench.report.profile_page import write_profile
+
+        write_profile(document, html)
+    _show(document, as_json, *tables)
+
+
+@cli.command()
+@common
+@measured
+@click.argument("a")
+@click.argument("b")
+@click.option("--budget", default="10s", show_default=True, help="Time to measure for, as 30s or 2m.")
+@click.option("--fail-above", help="Exit with 1 where A is slower than B by more than this, as 5%.")
+def compare(
+    as_json: bool, debug: bool, seed: int, a: str, b: str, budget: str, fail_above: str | None, **at: Any
+) -> None:
+    """Is A faster than B? Interleaved runs, with a control of B against itself in the same call.
+
+    A and B are variants or spec files, with settings of their own: s@precision=bf16,implementation=reference.
+    """
+    from uniformer_bench.measure.compare import compare as measure
+    from uniformer_bench.measure.comparison import comparison_text, parse_percent
+    from uniformer_bench.measure.subjects import parse_subject, usual_input
+
+    subjects = parse_subject(a), parse_subject(b)
+    usual = usual_input(subjects[0])
+    document = measure(
+        *subjects,
+        base=_protocol({**at, "threads": at["threads"] or 1}, usual.frames, usual.size),
+        num_classes=at["num_classes"] or usual.num_classes,
+        budget_s=_seconds(budget) or 10.0,
+        fail_above=parse_percent(fail_above) if fail_above else None,
+        seed=seed,
+    )
+    _print(document, as_json, comparison_text(document))
+    if document.get("failed"):
+        raise click.exceptions.Exit(1)
+
+
+@cli.command()
+@common
+def doctor(as_json: bool, debug: bool, seed: int) -> None:
+    """Is this machine fit to measure: load, clocks, threads, versions, and what to do about each."""
+    from uniformer_bench.measure.doctor import doctor_document, doctor_table, examine
+
+    checks = examine()
+    _show(doctor_document(checks), as_json, doctor_table(checks))
 
 
 def _subject(
     variant_name: str | None, spec_file: Path | None, at: dict[str, Any]
 ) -> tuple["ArchSpec", int, "Protocol"]:
-    """The architecture, the classes and the protocol that the options of a measurement name."""
-    from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, resolve_device
+    """The architecture, the classes and the protocol that the options of a profile name."""
     from uniformer_bench.spec import ArchSpec
     from uniformer_bench.variants import find_variant
 
@@ -242,19 +303,27 @@ def _subject(
         raise click.UsageError("either --variant or --spec must be given")
     row = find_variant(variant_name) if variant_name else None
     spec = row.spec if row else ArchSpec.load(str(spec_file))
-    size = at["size"] or (row.size if row else 224)
+    size = row.size if row else 224
+    protocol = _protocol(at, row.frames if row else 16, (size, size))
+    return spec, at["num_classes"] or (row.num_classes if row else 400), protocol
+
+
+def _protocol(at: dict[str, Any], frames: int, size: tuple[int, int]) -> "Protocol":
+    """The protocol of the options, on the clip of the options or else this one."""
+    from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, resolve_device
+
     protocol = Protocol(
         device=resolve_device(at["device"]),
         precision=at["precision"],
         batch=at["batch"],
-        frames=at["frames"] or (row.frames if row else 16),
-        size=(size, size),
+        frames=at["frames"] or frames,
+        size=(at["size"], at["size"]) if at["size"] else size,
         threads=at["threads"] or default_threads(),
         implementation=at["implementation"],
         compile=at["compiled"],
     )
     check_precision(protocol.device, protocol.precision)
-    return spec, at["num_classes"] or (row.num_classes if row else 400), protocol
+    return protocol
 
 
 @cli.command()
@@ -300,6 +369,14 @@ def _print(document: dict[str, Any], as_json: bool, text: str) -> None:
     from uniformer_bench.files import to_json
 
     click.echo(to_json(document) if as_json else text)
+
+
+def _show(document: dict[str, Any], as_json: bool, *tables: "Table") -> None:
+    """The document, or tables for a person."""
+    if as_json:
+        _print(document, True, "")
+    else:
+        _console(stderr=False).print(*tables)
 
 
 def _console(stderr: bool = True) -> "Console":

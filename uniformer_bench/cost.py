@@ -6,16 +6,35 @@ among them, nor are biases. Everything is for one clip.
 
 With N tokens of C channels in a stage (section 3 of the paper): a local block takes N*C*(d + k + 2C + 2H),
 a global one N*C*(d + 4C + 2H) + 2*N*N*C, where d and k are the taps of DPE and tube and H the FFN's width.
+
+Training adds, for every operator, the gradient to its input and to its weight, each with the MACs of the
+forward pass (in a depthwise convolution too); the first convolution needs no gradient to the clip. Attention
+has four products backward for two forward: recomputing the affinity, as some fused kernels do, is not counted.
+
+Bytes moved are those of operators that read their inputs and weights once and write their output once: a
+lower bound that knows no cache. Fused attention writes no affinity. Copies into another layout are not in it.
 """
 
 import itertools
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
+from typing import NamedTuple
 
 from uniformer_bench.spec import ArchSpec, PatchSpec, StageSpec, Triple
 
 FP32_BYTES = 4
+
+
+class _Operator(NamedTuple):
+    """One operator on one clip, in elements. `products` is how many of its gradients take the forward's MACs."""
+
+    read: int
+    written: int
+    weights: int = 0  # parameters
+    macs: int = 0
+    products: int = 2
+    addition: bool = False  # additions, scales and means write nothing that activation_bytes counts
 
 
 @dataclass(frozen=True)
@@ -23,7 +42,8 @@ class BlockCost:
     """Cost of one module: the parameters, the MACs and the bytes its operators write for one clip.
 
     `activation_bytes` counts the fp32 outputs of convolutions, linear layers, normalisations, GELU and
-    attention, each once; residual additions and copies are not in it.
+    attention, each once; residual additions and copies are not in it. `training_macs` are forward and backward.
+    `moved_bytes` is what the forward pass reads and writes, the clip's share of the weights included.
     """
 
     name: str
@@ -31,6 +51,13 @@ class BlockCost:
     params: int
     macs: int
     activation_bytes: int
+    training_macs: int
+    moved_bytes: int
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs for each byte moved."""
+        return _intensity(self)
 
 
 @dataclass(frozen=True)
@@ -53,6 +80,19 @@ class StageCost:
     @property
     def activation_bytes(self) -> int:
         return sum(block.activation_bytes for block in self.blocks)
+
+    @property
+    def training_macs(self) -> int:
+        return sum(block.training_macs for block in self.blocks)
+
+    @property
+    def moved_bytes(self) -> int:
+        return sum(block.moved_bytes for block in self.blocks)
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs for each byte moved."""
+        return _intensity(self)
 
 
 @dataclass(frozen=True)
@@ -81,81 +121,159 @@ class Cost:
     def activation_bytes(self) -> int:
         return sum(part.activation_bytes for part in self._parts())
 
+    @property
+    def training_macs(self) -> int:
+        return sum(part.training_macs for part in self._parts())
 
-def cost(spec: ArchSpec, *, frames: int, size: int | tuple[int, int], num_classes: int) -> Cost:
-    """The cost of `spec` for a clip (3, frames, height, width). Raises SpecError where it is too small."""
-    grids = spec.grids(frames, size)
+    @property
+    def training_flops(self) -> int:
+        return 2 * self.training_macs
+
+    @property
+    def moved_bytes(self) -> int:
+        return sum(part.moved_bytes for part in self._parts())
+
+    @property
+    def intensity(self) -> float:
+        """FLOPs for each byte moved."""
+        return _intensity(self)
+
+
+def _intensity(part: BlockCost | StageCost | Cost) -> float:
+    return 2 * part.macs / part.moved_bytes
+
+
+class _Bytes(NamedTuple):
+    """How elements become bytes: their size, and among how many clips the weights are shared."""
+
+    element: int
+    batch: int
+
+
+def cost(
+    spec: ArchSpec,
+    *,
+    frames: int,
+    size: int | tuple[int, int],
+    num_classes: int,
+    bytes_per_element: int = FP32_BYTES,
+    batch: int = 1,
+) -> Cost:
+    """The cost of `spec` for a clip (3, frames, height, width). Raises SpecError where it is too small.
+
+    `bytes_per_element` and `batch`, the clips among which a read of the weights is shared, bear on moved_bytes alone.
+    """
+    unit, grids = _Bytes(bytes_per_element, batch), spec.grids(frames, size)
     stages, c_in = [], spec.in_channels
     before: Triple = (frames, size, size) if isinstance(size, int) else (frames, *size)
     for i, (stage, grid) in enumerate(zip(spec.resolved_stages, grids, strict=True)):
-        blocks = [_embedding(f"patch_embed{i + 1}", spec.embedding(i), c_in, stage.width, before)]
-        blocks += [_block(f"blocks{i + 1}.{j}", stage, grid) for j in range(stage.depth)]
-        stages.append(StageCost(f"stage{i + 1}", stage.mixer, grid, tuple(blocks)))
+        operators = _embedding(spec.embedding(i), c_in, stage.width, before)
+        if i == 0:
+            operators[0] = operators[0]._replace(products=1)  # nobody wants the gradient to the clip
+        embedding = _block_cost(f"patch_embed{i + 1}", "embedding", operators, unit)
+        block = _block_cost("", stage.mixer, _block(stage, grid), unit)
+        blocks = (replace(block, name=f"blocks{i + 1}.{j}") for j in range(stage.depth))
+        stages.append(StageCost(f"stage{i + 1}", stage.mixer, grid, (embedding, *blocks)))
         c_in, before = stage.width, grid
-    return Cost(tuple(stages), _head(c_in, prod(before), num_classes))
+    return Cost(tuple(stages), _block_cost("head", "head", _head(c_in, prod(before), num_classes), unit))
 
 
-def _block_cost(name: str, kind: str, params: int, macs: int, written: int) -> BlockCost:
-    return BlockCost(name, kind, params, macs, FP32_BYTES * written)
+def _block_cost(name: str, kind: str, operators: list[_Operator], unit: _Bytes) -> BlockCost:
+    params = sum(op.weights for op in operators)
+    written = sum(op.written for op in operators)
+    moved = sum(op.read for op in operators) + written
+    return BlockCost(
+        name=name,
+        kind=kind,
+        params=params,
+        macs=sum(op.macs for op in operators),
+        activation_bytes=FP32_BYTES * sum(op.written for op in operators if not op.addition),
+        training_macs=sum(op.macs * (1 + op.products) for op in operators),
+        moved_bytes=unit.element * moved + -(-unit.element * params // unit.batch),
+    )
 
 
-def _embedding(name: str, patch: PatchSpec, c_in: int, width: int, grid: Triple) -> BlockCost:
-    channels, taps = patch.channels(c_in, width), prod(patch.kernel)
-    params = macs = written = 0
-    for i, (a, b) in enumerate(itertools.pairwise(channels)):
-        grid = patch.out_grid(grid)
-        out = prod(grid) * b
-        params += a * b * taps + b + 2 * b  # the convolution with its bias, the norm
-        macs += out * a * taps
-        written += 2 * out + (out if i < patch.layers - 1 else 0)  # GELU between convolutions
-    return _block_cost(name, "embedding", params, macs, written)
+def _linear(n: int, c_in: int, c_out: int) -> _Operator:
+    """A linear layer or a pointwise convolution of n tokens."""
+    return _Operator(n * c_in, n * c_out, c_in * c_out + c_out, n * c_in * c_out)
 
 
-def _block(name: str, stage: StageSpec, grid: Triple) -> BlockCost:
-    tokens = prod(grid)
-    parts = [_dpe(stage, tokens), _mixer(stage, grid), _ffn(stage, tokens)]
-    params, macs, written = (sum(column) for column in zip(*parts, strict=True))
-    scales = (1 + stage.ffn) * stage.width if stage.layer_scale is not None else 0
-    return _block_cost(name, stage.mixer, params + scales, macs, written)
+def _depthwise(n: int, c: int, taps: int) -> _Operator:
+    return _Operator(n * c, n * c, c * taps + c, n * c * taps)
 
 
-def _dpe(stage: StageSpec, tokens: int) -> tuple[int, int, int]:
+def _layer_norm(n: int, c: int) -> _Operator:
+    return _Operator(n * c, n * c, 2 * c)
+
+
+def _batch_norm(n: int, c: int) -> _Operator:
+    return _Operator(n * c + 2 * c, n * c, 2 * c)  # its running mean and variance are read and are no parameters
+
+
+def _gelu(n: int, c: int) -> _Operator:
+    return _Operator(n * c, n * c)
+
+
+def _addition(n: int, c: int) -> _Operator:
+    return _Operator(2 * n * c, n * c, addition=True)
+
+
+def _scale(n: int, c: int) -> _Operator:
+    return _Operator(n * c, n * c, c, addition=True)
+
+
+def _embedding(patch: PatchSpec, c_in: int, width: int, grid: Triple) -> list[_Operator]:
+    channels, taps, operators = patch.channels(c_in, width), prod(patch.kernel), list[_Operator]()
+    norm = _layer_norm if patch.kind == "patch" else _batch_norm
+    for a, b in itertools.pairwise(channels):
+        clip, grid = prod(grid) * a, patch.out_grid(grid)
+        n = prod(grid)
+        operators += [_Operator(clip, n * b, a * b * taps + b, n * b * a * taps), norm(n, b), _gelu(n, b)]
+    return operators[:-1]  # GELU is between convolutions
+
+
+def _block(stage: StageSpec, grid: Triple) -> list[_Operator]:
+    return _dpe(stage, prod(grid)) + _mixer(stage, grid) + _ffn(stage, prod(grid))
+
+
+def _branch(stage: StageSpec, n: int) -> list[_Operator]:
+    """What ends a residual branch: its learned scale where there is one, and the addition."""
+    scale = [] if stage.layer_scale is None else [_scale(n, stage.width)]
+    return [*scale, _addition(n, stage.width)]
+
+
+def _dpe(stage: StageSpec, n: int) -> list[_Operator]:
     if stage.dpe_kernel is None:
-        return 0, 0, 0
-    taps, c = prod(stage.dpe_kernel), stage.width
-    return c * taps + c, tokens * c * taps, tokens * c
+        return []
+    return [_depthwise(n, stage.width, prod(stage.dpe_kernel)), _addition(n, stage.width)]
 
 
-def _mixer(stage: StageSpec, grid: Triple) -> tuple[int, int, int]:
+def _mixer(stage: StageSpec, grid: Triple) -> list[_Operator]:
+    n, c = prod(grid), stage.width
     if stage.mixer == "local":
-        return _local(stage, prod(grid))
-    space = _attention(stage.width, prod(grid), prod(grid) if stage.mixer == "global" else grid[1] * grid[2])
+        assert stage.kernel is not None, "a local stage without a tube"
+        pointwise = _linear(n, c, c)
+        return [_batch_norm(n, c), pointwise, _depthwise(n, c, prod(stage.kernel)), pointwise, *_branch(stage, n)]
     if stage.mixer == "global":
-        return space
-    time = _attention(stage.width, prod(grid), grid[0])
-    return space[0] + time[0], space[1] + time[1], space[2] + time[2]
+        return _attention(c, n, n) + _branch(stage, n)
+    over_time = [*_attention(c, n, grid[0]), _addition(n, c)]
+    return over_time + _attention(c, n, grid[1] * grid[2]) + _branch(stage, n)
 
 
-def _local(stage: StageSpec, tokens: int) -> tuple[int, int, int]:
-    assert stage.kernel is not None, "a local stage without a tube"
-    taps, c = prod(stage.kernel), stage.width
-    params = 2 * c + 2 * (c * c + c) + c * taps + c  # norm, two pointwise convolutions, the tube
-    return params, tokens * c * (taps + 2 * c), 4 * tokens * c
-
-
-def _attention(c: int, tokens: int, keys: int) -> tuple[int, int, int]:
+def _attention(c: int, n: int, keys: int) -> list[_Operator]:
     """Norm, qkv, softmax(q k) v over `keys` tokens each, projection."""
-    params = 2 * c + 3 * c * c + 3 * c + c * c + c
-    return params, 4 * tokens * c * c + 2 * tokens * keys * c, 6 * tokens * c
+    fused = _Operator(3 * n * c, n * c, macs=2 * n * keys * c)
+    return [_layer_norm(n, c), _linear(n, c, 3 * c), fused, _linear(n, c, c)]
 
 
-def _ffn(stage: StageSpec, tokens: int) -> tuple[int, int, int]:
+def _ffn(stage: StageSpec, n: int) -> list[_Operator]:
     if not stage.ffn:
-        return 0, 0, 0
+        return []
     c, hidden = stage.width, stage.hidden
-    return 2 * c + 2 * c * hidden + hidden + c, 2 * tokens * c * hidden, 2 * tokens * (c + hidden)
+    norm = _batch_norm if stage.mixer == "local" else _layer_norm
+    return [norm(n, c), _linear(n, c, hidden), _gelu(n, hidden), _linear(n, hidden, c), *_branch(stage, n)]
 
 
-def _head(width: int, tokens: int, num_classes: int) -> BlockCost:
-    params = 2 * width + width * num_classes + num_classes
-    return _block_cost("head", "head", params, width * num_classes, tokens * width + num_classes)
+def _head(c: int, n: int, num_classes: int) -> list[_Operator]:
+    mean = _Operator(n * c, c, addition=True)
+    return [_batch_norm(n, c), mean, _linear(1, c, num_classes)]

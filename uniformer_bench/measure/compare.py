@@ -2,31 +2,29 @@
 
 A, B and a second copy of A (the control) run in blocks, one sample each, in random order; a block gives a ratio
 A/B and a ratio A/A. Several blocks make a round, for which all three are copied to other places in memory, and
-a round counts as one observation: its median. The number of rounds and blocks is fixed by their price before any
-ratio is looked at, since looking until something shows finds differences that are not there. The interval is that
-of the median of rounds by order statistics, which holds whatever the noise looks like.
+a round counts as one observation. Time alone says when to stop, since looking at ratios until something shows finds
+differences that are not there.
 """
 
 import random
 import statistics
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from math import ceil, exp, log
+from collections.abc import Callable
+from math import ceil
 from typing import Any, NamedTuple
 
 import torch
 
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.measure.latency import median_interval, stopwatch
+from uniformer_bench.measure.comparison import Block, Comparison, exceeds
+from uniformer_bench.measure.latency import stopwatch
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.measure.subjects import Run, Subject, make_ready
 
 SCHEMA_VERSION = 1
 SAMPLE_S = 0.01  # one sample lasts this long at least: a thousand ticks of a slow clock
-ROUNDS = 12
-LEAST_ROUNDS = 6  # fewer have no 95 % interval of the median
+ROUNDS = (12, 9, 6)  # as the budget allows: where the interval by order statistics is barely wider than 95 %
 COARSE = 0.05  # a resolution above which the person is told how little was seen
 NEIGHBOURS = 0.25  # cores kept busy by others, below which nothing is said
 
@@ -57,77 +55,11 @@ class Arms(NamedTuple):
     control: Arm
 
 
-class Block(NamedTuple):
-    """Seconds of one run of each."""
-
-    a: float
-    b: float
-    control: float
-
-
 class Plan(NamedTuple):
-    """How many rounds, blocks in each, and runs of each arm in a sample."""
+    """How many rounds, and runs of each arm in a sample."""
 
     rounds: int
-    blocks: int
     runs: tuple[int, int, int]
-
-
-class Ratio(NamedTuple):
-    """A ratio of times and its 95 % interval."""
-
-    ratio: float
-    low: float
-    high: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"ratio": self.ratio, "ci95": [self.low, self.high]}
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """What the rounds showed: `clips` are those in a run of A and of B, and times are compared per clip."""
-
-    rounds: tuple[tuple[Block, ...], ...]
-    clips: tuple[int, int] = (1, 1)
-
-    @property
-    def ratio(self) -> Ratio:
-        """A's time over B's."""
-        per_clip = self.clips[1] / self.clips[0]
-        return _ratio([[per_clip * block.a / block.b for block in blocks] for blocks in self.rounds])
-
-    @property
-    def control(self) -> Ratio:
-        """A's time over that of its own copy."""
-        return _ratio([[block.a / block.control for block in blocks] for blocks in self.rounds])
-
-    @property
-    def verdict(self) -> str:
-        """On A against B: a difference is seen where the whole interval lies further from 1 than any of the
-        control's, in which there is none."""
-        ratio, reach = self.ratio, _reach(self.control)
-        if log(ratio.high) < -reach:
-            return "faster"
-        return "slower" if log(ratio.low) > reach else "no difference seen"
-
-    @property
-    def resolution(self) -> float:
-        """The share by which A must differ from B for these rounds to show it."""
-        ratio = self.ratio
-        return exp(max(log(ratio.high / ratio.ratio), log(ratio.ratio / ratio.low)) + _reach(self.control)) - 1
-
-
-def _ratio(rounds: list[list[float]]) -> Ratio:
-    medians = [statistics.median(blocks) for blocks in rounds]
-    interval = median_interval(medians)
-    assert interval is not None, "a comparison has rounds enough for an interval"
-    return Ratio(statistics.median(medians), *interval)
-
-
-def _reach(ratio: Ratio) -> float:
-    """The logarithm of the farthest that an interval goes from 1."""
-    return max(log(ratio.high), -log(ratio.low), 0.0)
 
 
 def compare(
@@ -146,37 +78,35 @@ def compare(
     Six rounds are made whatever the budget. Random weights, clips and orders come from `seed`. Raises
     UbenchError for a budget or a limit that is not positive, and where a subject cannot run (make_ready).
     """
+    _check(base, budget_s, fail_above)
+    protocols = a.protocol(base), b.protocol(base)
+    clock, rng = clock or clock_for(*protocols), random.Random(seed)
+    with thread_count(protocols[0].threads):
+        fresh = _placements(a, b, protocols, num_classes, rng, seed)
+        start, others = clock.now(), clock.others()
+        rounds = take(fresh, budget_s=budget_s, rng=rng, clock=clock)
+        neighbours = (clock.others() - others) / max(clock.now() - start, 1e-9)
+    found = Comparison(tuple(rounds), (protocols[0].batch, protocols[1].batch))
+    document = {
+        "schema_version": SCHEMA_VERSION,
+        **found.to_dict(),
+        "a": _described(a, protocols[0], num_classes, [block.a for block in found.blocks]),
+        "b": _described(b, protocols[1], num_classes, [block.b for block in found.blocks]),
+        "clock": clock.name,
+        "seed": seed,
+        "warnings": _warnings(found, protocols, clock, neighbours),
+    }
+    limit = {} if fail_above is None else {"fail_above": fail_above, "failed": exceeds(document, fail_above)}
+    return document | limit
+
+
+def _check(base: Protocol, budget_s: float, fail_above: float | None) -> None:
     if budget_s <= 0:
         raise UbenchError(f"budget_s must be positive, got {budget_s}")
     if fail_above is not None and fail_above < 0:
         raise UbenchError(f"fail_above must not be negative, got {fail_above}")
     if base.mode != "inference":
         raise UbenchError(f"a comparison's mode must be inference, got {base.mode!r}")
-    protocols = a.protocol(base), b.protocol(base)
-    clock, rng = clock or clock_for(*protocols), random.Random(seed)
-    with thread_count(base.threads):
-        fresh = _placements(a, b, protocols, num_classes, rng, seed)
-        start, others = clock.now(), clock.others()
-        rounds = take(fresh, budget_s=budget_s, rng=rng, clock=clock)
-        neighbours = (clock.others() - others) / max(clock.now() - start, 1e-9)
-    comparison = Comparison(tuple(rounds), (protocols[0].batch, protocols[1].batch))
-    document = {
-        "schema_version": SCHEMA_VERSION,
-        "verdict": comparison.verdict,
-        **comparison.ratio.to_dict(),
-        "control": comparison.control.to_dict(),
-        "resolution": comparison.resolution,
-        "a": _described(a, protocols[0], num_classes, [block.a for blocks in rounds for block in blocks]),
-        "b": _described(b, protocols[1], num_classes, [block.b for blocks in rounds for block in blocks]),
-        "rounds": len(rounds),
-        "pairs": sum(len(blocks) for blocks in rounds),
-        "clock": clock.name,
-        "seed": seed,
-        "warnings": _warnings(comparison, protocols, clock, neighbours),
-    }
-    if fail_above is None:
-        return document
-    return document | {"fail_above": fail_above, "failed": exceeds(document, fail_above)}
 
 
 def _placements(
@@ -210,14 +140,18 @@ def _arm(run: Run, threads: int | None) -> Arm:
 
 
 def take(fresh: Callable[[], Arms], *, budget_s: float, rng: random.Random, clock: Clock) -> list[tuple[Block, ...]]:
-    """As many rounds as were planned, or as fit into the budget should the machine get slower: at least six."""
-    start = clock.now()
-    plan = _plan(fresh(), budget_s, clock)
-    rounds: list[tuple[Block, ...]] = []
-    while len(rounds) < plan.rounds and (len(rounds) < LEAST_ROUNDS or clock.now() < start + budget_s):
-        arms = fresh()
-        _block(arms, plan.runs, rng, clock)  # the first at a new place finds its caches cold
-        rounds.append(tuple(_block(arms, plan.runs, rng, clock) for _ in range(plan.blocks)))
+    """Rounds of equal length that fill the budget, each with as many blocks as fit and one at least."""
+    end = clock.now() + budget_s
+    plan, rounds = _plan(fresh(), budget_s, clock), list[tuple[Block, ...]]()
+    share_s = (end - clock.now()) / plan.rounds
+    while len(rounds) < plan.rounds:
+        arms, round_end = fresh(), end - share_s * (plan.rounds - len(rounds) - 1)
+        for arm in arms:
+            arm.run()  # the first at a new place finds its caches cold
+        blocks = [_block(arms, plan.runs, rng, clock)]
+        while clock.now() < round_end:
+            blocks.append(_block(arms, plan.runs, rng, clock))
+        rounds.append(tuple(blocks))
     return rounds
 
 
@@ -226,15 +160,15 @@ def _plan(arms: Arms, budget_s: float, clock: Clock) -> Plan:
     walls = []
     for arm in arms:
         arm.turn()
-        arm.run()
-        before = clock.now()
         clock.time(arm.run, 1)
+        before = clock.now()
+        clock.time(arm.run, 1)  # and not the run alone, which on a GPU returns before it is done
         walls.append(max(clock.now() - before, 1e-9))
     of_a = (walls[0] + walls[2]) / 2
     runs = tuple(ceil(SAMPLE_S / wall) for wall in (of_a, walls[1], of_a))
-    block_s = sum(n * wall for n, wall in zip(runs, walls, strict=True))
-    rounds = min(ROUNDS, max(LEAST_ROUNDS, int(budget_s / (2 * block_s))))
-    return Plan(rounds, max(1, int(budget_s / (rounds * block_s)) - 1), (runs[0], runs[1], runs[2]))
+    round_s = sum((1 + n) * wall for n, wall in zip(runs, walls, strict=True))
+    rounds = next((n for n in ROUNDS if n * round_s <= budget_s), ROUNDS[-1])
+    return Plan(rounds, (runs[0], runs[1], runs[2]))
 
 
 def _block(arms: Arms, runs: tuple[int, int, int], rng: random.Random, clock: Clock) -> Block:
@@ -308,52 +242,6 @@ def _warnings(
         )
     threads = max(protocol.threads for protocol in protocols)
     if neighbours > NEIGHBOURS and neighbours + threads > clock.cores:
-        found.append(f"other processes kept {neighbours:.1f} of {clock.cores} cores busy, and this one wants its own")
+        busy = f"other processes kept {neighbours:.1f} of {clock.cores} cores busy, and this one wants its own"
+        found.append(busy + ("; one thread would be timed by processor time" if clock.name == "wall" else ""))
     return found
-
-
-def exceeds(document: Mapping[str, Any], limit: float) -> bool:
-    """Whether A is slower than B by more than the share `limit`, with the whole interval above it."""
-    return document["verdict"] == "slower" and document["ci95"][0] > 1 + limit
-
-
-def parse_percent(text: str) -> float:
-    """`5%` -> 0.05. Raises UbenchError for anything but a percentage that is not negative."""
-    try:
-        value = float(text.removesuffix("%")) / 100
-    except ValueError:
-        value = -1.0
-    if not text.endswith("%") or not 0 <= value < float("inf"):
-        raise UbenchError(f"a limit must be a percentage such as 5%, got {text!r}")
-    return value
-
-
-def comparison_text(document: Mapping[str, Any]) -> str:
-    """A comparison for a person: the verdict, both times, the control, and what there is to warn of."""
-    a, b, control = document["a"], document["b"], document["control"]
-    shown = f"({document['clock']} time, {document['pairs']} pairs in {document['rounds']} rounds)"
-    lines = [
-        _sentence(document),
-        *(f"  {name}  {_milliseconds(of):>12}  {of['subject']}" for name, of in (("A", a), ("B", b))),
-        f"  A/B {_interval(document)} {shown}",
-        f"  A/A {_interval(control)} the control; a difference of {document['resolution']:.1%} would have been seen",
-        *(f"  warning: {sentence}" for sentence in document["warnings"]),
-    ]
-    if "failed" in document:
-        outcome = "failed" if document["failed"] else "passed"
-        lines.append(f"  {outcome}: A may be slower than B by {document['fail_above']:.1%} at most")
-    return "\n".join(lines)
-
-
-def _sentence(document: Mapping[str, Any]) -> str:
-    if document["verdict"] == "no difference seen":
-        return "no difference seen between A and B"
-    return f"A is {document['verdict']} than B: it takes {document['ratio']:.3f} times as long"
-
-
-def _milliseconds(of: Mapping[str, Any]) -> str:
-    return f"{of['median_ms']:.3f} ms"
-
-
-def _interval(found: Mapping[str, Any]) -> str:
-    return f"{found['ratio']:.4f} (95 % interval {found['ci95'][0]:.4f} to {found['ci95'][1]:.4f})"

@@ -21,6 +21,10 @@ VARIABLES = (
     "OMP_DYNAMIC",
     "MKL_NUM_THREADS",
     "PYTORCH_CUDA_ALLOC_CONF",
+    "PYTORCH_ALLOC_CONF",
+    "CUDA_VISIBLE_DEVICES",
+    "CUDA_LAUNCH_BLOCKING",
+    "NVIDIA_TF32_OVERRIDE",
 )
 
 
@@ -73,6 +77,22 @@ def _gpu() -> dict[str, Any]:
         "gpu_driver": driver_version(_text("/proc/driver/nvidia/version")) if there else None,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if there else None,
+        **(_gpu_details(properties) if there else {}),
+    }
+
+
+def _gpu_details(properties: Any) -> dict[str, Any]:
+    """What more a GPU's times depend on: TF32 is what fp32 convolutions are computed in unless it is switched off."""
+    import torch
+
+    return {
+        "gpu_l2_bytes": getattr(properties, "L2_cache_size", None),
+        "gpu_multiprocessors": properties.multi_processor_count,
+        "gpu_capability": f"{properties.major}.{properties.minor}",
+        "nvml": library_version("nvidia-ml-py"),
+        "cudnn_benchmark": torch.backends.cudnn.benchmark,
+        "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
     }
 
 

@@ -4,19 +4,21 @@ Warm-up lasts until repeats stop getting faster, measuring until the interval is
 median or the budget is spent. There is no mean: on a shared machine it describes the neighbours.
 """
 
-import itertools
-import os
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import psutil
 import torch
 from torch import Tensor
 
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.clocks import Run as Run
+from uniformer_bench.measure.clocks import Sample as Sample
+from uniformer_bench.measure.clocks import Stopwatch as Stopwatch
+from uniformer_bench.measure.clocks import protocol_clock
+from uniformer_bench.measure.clocks import stopwatch as stopwatch
+from uniformer_bench.measure.gpu import GpuState
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model import UniFormer
 
@@ -28,40 +30,28 @@ CHUNK_SHARE = 0.05  # of the budget between two looks at the interval
 LARGEST_CHUNK = 50
 STILL_FASTER = 0.05  # warm-up goes on while a window of repeats is this much faster than the one before
 COARSE = 100  # a median below this many ticks of the clock is warned of
-GPU_TICK_MS = 0.0005  # of CUDA events
 NEIGHBOURS = 0.25  # cores kept busy by others, below which nothing is said
 SHORTEST_S = 0.2  # in which the system's own counters, of 10 ms, say something
 RUNNING = 0.9  # the share of wall time that one thread gets on a quiet machine, at least
-
-Run = Callable[[], object]
-
-
-class Sample(NamedTuple):
-    """One repeat: wall (or GPU) time, and the processor time of all threads in it where that is known."""
-
-    ms: float
-    cpu_ms: float | None = None
-
-
-class Stopwatch(NamedTuple):
-    """A clock for repeats. `time` runs something that many times; `now` is in seconds; `others` is the
-    processor time in seconds that other processes have had so far, of `cores` at a time."""
-
-    time: Callable[[Run, int], list[Sample]]
-    now: Callable[[], float]
-    resolution_ms: float
-    others: Callable[[], float]
-    cores: int
+SLOW_CLOCK = 0.75  # of a GPU's median clock, below which a repeat is warned of
+HELD_UP = 0.9  # of a repeat's time taken by launching it: the GPU waits for the host, which can be but a little ahead
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Raw repeats in order, in ms, and what there is to say about them. `stopped` is target or budget."""
+    """Raw repeats in order, in ms, and what there is to say about them. `stopped` is target or budget, `threads`
+    torch's on the CPU at the time. Of a GPU: its state `before` and `after`, `issue_ms` of the host for one
+    run, and whether the repeats were replays of a CUDA `graph`."""
 
     samples: tuple[Sample, ...]
     warmup: int
     stopped: str
     warnings: tuple[str, ...] = ()
+    threads: int | None = None
+    before: GpuState | None = None
+    after: GpuState | None = None
+    issue_ms: float | None = None
+    graph: bool = False
 
     @property
     def samples_ms(self) -> list[float]:
@@ -93,7 +83,8 @@ class Latency:
         return statistics.median(times) if times else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data: times in ms; ci95 is None for fewer than 6 repeats, and a warning then says so."""
+        """Plain data: times in ms; ci95 is None for fewer than 6 repeats, and a warning then says so; gpu and issue_ms
+        are None on a CPU, cpu_median on a GPU."""
         return {
             "median": self.median,
             "p10": self.p10,
@@ -103,6 +94,21 @@ class Latency:
             "cpu_median": self.cpu_median,
             "stopped": self.stopped,
             "warnings": list(self.warnings),
+            "threads": self.threads,
+            "issue_ms": self.issue_ms,
+            "graph": self.graph,
+            "gpu": self._gpu(),
+        }
+
+    def _gpu(self) -> dict[str, Any] | None:
+        if self.before is None or self.after is None:
+            return None
+        clocks = [sample.gpu.sm_clock_mhz for sample in self.samples if sample.gpu and sample.gpu.sm_clock_mhz]
+        return {
+            "before": self.before.to_dict(),
+            "after": self.after.to_dict(),
+            "median_sm_clock_mhz": statistics.median(clocks) if clocks else None,
+            "least_sm_clock_mhz": min(clocks, default=None),
         }
 
 
@@ -157,20 +163,47 @@ def measure_latency(
     """
     if budget_s <= 0 or min_repeats < 1:
         raise UbenchError(f"budget_s and min_repeats must be positive, got {budget_s} and {min_repeats}")
-    clock = clock or stopwatch(protocol.device)
-    start, others, samples = clock.now(), clock.others(), list[Sample]()
+    clock = clock or protocol_clock(protocol)
+    before, start, others = clock.state and clock.state(), clock.now(), clock.others()
     with torch.inference_mode():
-        warmup, chunk = _warm_up(run, clock, budget_s)
-        while True:
-            samples += clock.time(run, max(chunk, min_repeats - len(samples)))
-            width = half_width(samples)
-            reached = width is not None and width <= target
-            if reached or clock.now() >= start + budget_s:
-                break
-    elapsed = clock.now() - start
+        run, graph, sentences = _graphed(run, protocol, clock)
+        repeats = _repeat(run, clock, budget_s, target, min_repeats)
+        issue_ms = clock.issue_ms and clock.issue_ms(run)
+    after, elapsed = clock.state and clock.state(), clock.now() - start
     neighbours = (clock.others() - others) / elapsed if elapsed > SHORTEST_S else 0.0
-    found = (*_about_samples(samples, width, target, clock), *_about_machine(samples, neighbours, protocol, clock))
-    return Latency(tuple(samples), warmup, "target" if reached else "budget", found)
+    found = [*sentences, *_about_samples(repeats, target, clock)]
+    found += _about_machine(repeats.samples, neighbours, protocol, clock)
+    found += _about_gpu(repeats.samples, before, after, issue_ms)
+    stopped, threads = "target" if repeats.reached else "budget", torch.get_num_threads()
+    return Latency(
+        tuple(repeats.samples), repeats.warmup, stopped, tuple(found), threads, before, after, issue_ms, graph
+    )
+
+
+class _Repeats(NamedTuple):
+    samples: list[Sample]
+    warmup: int
+    width: float | None
+    reached: bool
+
+
+def _repeat(run: Run, clock: Stopwatch, budget_s: float, target: float, min_repeats: int) -> _Repeats:
+    start, samples = clock.now(), list[Sample]()
+    warmup, chunk = _warm_up(run, clock, budget_s)
+    while True:
+        samples += clock.time(run, max(chunk, min_repeats - len(samples)))
+        width = half_width(samples)
+        reached = width is not None and width <= target
+        if reached or clock.now() >= start + budget_s:
+            return _Repeats(samples, warmup, width, reached)
+
+
+def _graphed(run: Run, protocol: Protocol, clock: Stopwatch) -> tuple[Run, bool, list[str]]:
+    """(what to repeat, whether it is a CUDA graph, sentences): as the protocol wants it, where that can be."""
+    if not protocol.graph or clock.capture is None:
+        return run, False, []
+    run, reason = clock.capture(run)
+    return run, reason is None, [reason] if reason else []
 
 
 def _warm_up(run: Run, clock: Stopwatch, budget_s: float) -> tuple[int, int]:
@@ -193,7 +226,8 @@ def _chunk(ms: float, budget_s: float) -> int:
     return max(1, min(LARGEST_CHUNK, int(share_ms / ms) if ms > 0 else LARGEST_CHUNK))
 
 
-def _about_samples(samples: list[Sample], width: float | None, target: float, clock: Stopwatch) -> list[str]:
+def _about_samples(repeats: _Repeats, target: float, clock: Stopwatch) -> list[str]:
+    samples, width = repeats.samples, repeats.width
     median, found = statistics.median(sample.ms for sample in samples), []
     if len(samples) < LEAST_REPEATS:
         found.append(f"{len(samples)} repeats have no 95 % interval, {LEAST_REPEATS} are needed")
@@ -214,44 +248,26 @@ def _about_machine(samples: list[Sample], neighbours: float, protocol: Protocol,
     return found
 
 
-def stopwatch(device: str) -> Stopwatch:
-    """The clock of a device: wall and processor time, or on a GPU its own events."""
-    cores = os.cpu_count() or 1
-    if device.startswith("cuda"):
-        return Stopwatch(lambda run, n: _time_events(run, n, device), time.perf_counter, GPU_TICK_MS, _others_s, cores)
-    wait: Run = torch.mps.synchronize if device == "mps" else lambda: None
-    tick_ms = 1000 * time.get_clock_info("perf_counter").resolution
-    return Stopwatch(lambda run, n: _time_wall(run, n, wait), time.perf_counter, tick_ms, _others_s, cores)
-
-
-def _time_wall(run: Run, n: int, wait: Run) -> list[Sample]:
-    samples = []
-    for _ in range(n):
-        cpu, start = time.process_time(), time.perf_counter()
-        run()
-        wait()
-        end = time.perf_counter()
-        samples.append(Sample(1000 * (end - start), 1000 * (time.process_time() - cpu)))
-    return samples
-
-
-def _time_events(run: Run, n: int, device: str) -> list[Sample]:
-    """An event before and after every repeat, and one wait for all of them: a wait for each would add to it."""
-    with torch.cuda.device(device):
-        events = [torch.cuda.Event(enable_timing=True) for _ in range(n + 1)]
-        events[0].record()
-        for event in events[1:]:
-            run()
-            event.record()
-        torch.cuda.synchronize()
-    return [Sample(start.elapsed_time(end)) for start, end in itertools.pairwise(events)]
-
-
-def _others_s() -> float:
-    """Processor seconds of the whole machine so far, with those a host took away, less this process's own."""
-    times = psutil.cpu_times()
-    busy = (getattr(times, name, 0.0) for name in ("user", "nice", "system", "irq", "softirq", "steal"))
-    return sum(busy) - time.process_time()
+def _about_gpu(
+    samples: list[Sample], before: GpuState | None, after: GpuState | None, issue_ms: float | None
+) -> list[str]:
+    found, n, states = [], len(samples), [sample.gpu for sample in samples if sample.gpu]
+    slowed = [state.slowdowns for state in states if state.slowdowns]
+    if slowed:
+        causes = ", ".join(dict.fromkeys(word for words in slowed for word in words))
+        found.append(f"{len(slowed)} of {n} repeats ran while the GPU's clock was held down: {causes}")
+    clocks = [state.sm_clock_mhz for state in states if state.sm_clock_mhz is not None]
+    usual = statistics.median(clocks) if clocks else 0
+    slow = sum(clock < SLOW_CLOCK * usual for clock in clocks)
+    if slow:
+        found.append(f"{slow} of {n} repeats ran below {SLOW_CLOCK:.0%} of the GPU's median clock, {usual:g} MHz")
+    others = max((state.other_processes or 0 for state in (before, after, *states) if state), default=0)
+    if others:
+        found.append(f"other processes were on the GPU: {others}")
+    median = statistics.median(sample.ms for sample in samples)
+    if issue_ms is not None and issue_ms > HELD_UP * median:
+        found.append(f"bound by launching, not by the GPU: the host took {issue_ms:.3g} ms to issue a run")
+    return found
 
 
 def stage_latencies(

@@ -1,4 +1,4 @@
-"""Four counts of one forward pass of one clip: the closed form and three tools, made comparable.
+"""Four counts of one forward pass of one clip, two of forward and backward: closed form and tools, made comparable.
 
 `macs` are the multiply-accumulates of convolutions, linear layers and attention products, nothing else;
 `raw` is what the tool itself says. Tools see a copy of the model without memory (on torch's meta device),
@@ -51,22 +51,43 @@ def count_macs(
     Raises SpecError where the clip is too small, UbenchError for an unknown implementation.
     """
     macs = cost(spec, frames=frames, size=size, num_classes=num_classes).macs
-    height, width = (size, size) if isinstance(size, int) else size
 
+    @torch.no_grad()
     def counted(counter: Counter, unit: str) -> Count:
-        with torch.device("meta"):
-            model = build(spec, num_classes, implementation).eval()
-            clip = torch.empty(1, spec.in_channels, frames, height, width)
-        return _or_reason(counter, model, clip, unit)
+        return _or_reason(counter, *_without_memory(spec, frames, size, num_classes, implementation), unit)
 
     tools = {"torch": (_torch, "FLOPs"), "fvcore": (_fvcore, "MACs"), "ptflops": (_ptflops, "MACs")}
     return {"closed_form": Count(macs, macs, "MACs")} | {name: counted(*tool) for name, tool in tools.items()}
 
 
+def count_training_macs(
+    spec: ArchSpec, *, frames: int, size: int | tuple[int, int], num_classes: int, implementation: str = "fast"
+) -> dict[str, Count]:
+    """Counts by closed_form and torch of a forward and backward pass of one clip; the others count no backward.
+
+    No gradient to the clip, and backward attention in four products, as cost.py has it. Raises as count_macs.
+    """
+    macs = cost(spec, frames=frames, size=size, num_classes=num_classes).training_macs
+    model, clip = _without_memory(spec, frames, size, num_classes, implementation)
+    with torch.enable_grad():
+        torch_count = _or_reason(_torch_training, model, clip, "FLOPs")
+    return {"closed_form": Count(macs, macs, "MACs"), "torch": torch_count}
+
+
+def _without_memory(
+    spec: ArchSpec, frames: int, size: int | tuple[int, int], num_classes: int, implementation: str
+) -> tuple[nn.Module, Tensor]:
+    """The model and one clip on the meta device."""
+    height, width = (size, size) if isinstance(size, int) else size
+    with torch.device("meta"):
+        model = build(spec, num_classes, implementation).eval()
+        return model, torch.empty(1, spec.in_channels, frames, height, width)
+
+
 def _or_reason(counter: Counter, model: nn.Module, clip: Tensor, unit: str) -> Count:
     """The tool's count; a tool that is missing or fails, in whatever way, is a reason and not an error."""
     try:
-        with warnings.catch_warnings(), torch.no_grad():
+        with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # both tools use deprecated parts of torch
             return counter(model, clip)
     except Exception as error:
@@ -79,6 +100,27 @@ def _torch(model: nn.Module, clip: Tensor) -> Count:
         model(clip)
     flops = counter.get_total_flops()
     return Count(flops // 2, flops, "FLOPs", "torch counts 2 FLOPs for a multiply-accumulate")
+
+
+def _torch_training(model: nn.Module, clip: Tensor) -> Count:
+    """FlopCounterMode twice over one run: as it is, and with grouped convolutions' gradients counted right."""
+    mended = {torch.ops.aten.convolution_backward: _convolution_gradients}
+    with FlopCounterMode(display=False) as raw, FlopCounterMode(display=False, custom_mapping=mended) as counter:
+        model(clip).sum().backward()
+    flops, said = counter.get_total_flops(), raw.get_total_flops()
+    note = "torch counts 2 FLOPs for a multiply-accumulate"
+    if said != flops:
+        note += f", and the weight gradient of a grouped convolution as if it had one group, {said - flops:,} too many"
+    return Count(flops // 2, said, "FLOPs", note)
+
+
+def _convolution_gradients(grad: Any, clip: Any, weight: Any, *others: Any, **rest: Any) -> int:
+    """FLOPs of the gradients asked for, from shapes (aten's convolution_backward): each has the forward's products.
+
+    `weight` is (C_out, C_in / groups, t, h, w); `others` end in the mask of input, weight and bias.
+    """
+    to_input, to_weight, _ = others[-1]
+    return 2 * prod(grad) * prod(weight[1:]) * (to_input + to_weight)
 
 
 def _fvcore(model: nn.Module, clip: Tensor) -> Count:

@@ -1,32 +1,33 @@
 """Everything there is to say about one model on one device, as the document of `ubench profile --json`.
 
 An unknown number is None with its reason beside it (a counter's note, memory's reasons, a warning), never 0.
+MACs and bytes are those of one clip, times those of the batch.
 """
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any, Literal
+from typing import Any
 
 import psutil
 import torch
-from rich.table import Table
 from torch import Tensor, nn
 
-from uniformer_bench.cost import BlockCost, Cost, cost
+from uniformer_bench.cost import BlockCost, Cost, StageCost, cost
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.measure.environment import environment
-from uniformer_bench.measure.latency import Latency, measure_latency, stage_latencies
-from uniformer_bench.measure.macs import count_macs
+from uniformer_bench.measure.latency import STAGE_REPEATS, Latency, measure_latency, stage_latencies
+from uniformer_bench.measure.macs import count_macs, count_training_macs
 from uniformer_bench.measure.memory import Memory, is_out_of_memory, peak_memory
+from uniformer_bench.measure.profile_table import profile_table as profile_table
 from uniformer_bench.measure.protocol import Protocol, check_precision
+from uniformer_bench.measure.roofline import Ceilings, bound, ceilings, verdict
 from uniformer_bench.model import UniFormer, build, clips_like, load_official_state_dict
 from uniformer_bench.spec import ArchSpec
 
 SCHEMA_VERSION = 1
-WHOLE_SHARE = 0.7  # of the budget, for the model as a whole; the rest is for its stages
-BAR = 10  # characters
+WHOLE_SHARE, STAGES_SHARE, BLOCKS_SHARE, CEILINGS_SHARE = 0.6, 0.2, 0.1, 0.1  # of the budget
 
 
 def profile(
@@ -45,7 +46,9 @@ def profile(
     check_precision(protocol.device, protocol.precision)
     if protocol.mode != "inference":
         raise UbenchError(f"a profile's mode must be inference, got {protocol.mode!r}")
-    closed_form = cost(spec, frames=protocol.frames, size=protocol.size, num_classes=num_classes)
+    input_shape: dict[str, Any] = {"frames": protocol.frames, "size": protocol.size, "num_classes": num_classes}
+    element = protocol.dtype().itemsize
+    closed_form = cost(spec, **input_shape, bytes_per_element=element, batch=protocol.batch)
     with thread_count(protocol.threads), _one_line_when_out_of_memory(protocol):
         memory = _memory_first(spec, num_classes, protocol)
         model = _model(spec, num_classes, protocol, checkpoint_state)
@@ -53,8 +56,10 @@ def profile(
         memory = memory or peak_memory(model, clips, protocol)
         run, sentences = _compiled(model, clips) if protocol.compile else (model, [])
         latency = measure_latency(lambda: run(clips), protocol, budget_s=WHOLE_SHARE * budget_s)
-        stages_ms = stage_latencies(model, clips, protocol, budget_s=(1 - WHOLE_SHARE) * budget_s)
-    input_shape: dict[str, Any] = {"frames": protocol.frames, "size": protocol.size, "num_classes": num_classes}
+        stages_ms = stage_latencies(model, clips, protocol, budget_s=STAGES_SHARE * budget_s)
+        blocks_ms = _block_latencies(model, clips, protocol, BLOCKS_SHARE * budget_s)
+        roof = ceilings(protocol, CEILINGS_SHARE * budget_s)
+    parts = _parts(closed_form, stages_ms, blocks_ms, roof, protocol.batch)
     counts = count_macs(spec, **input_shape, implementation=protocol.implementation)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -67,8 +72,13 @@ def profile(
         "macs": closed_form.macs,
         "flops": closed_form.flops,
         "counters": {name: count.to_dict() for name, count in counts.items()},
+        "training": _training(closed_form, spec, input_shape, protocol),
+        "moved_bytes": closed_form.moved_bytes,
+        "intensity": closed_form.intensity,
         **_measured(latency, memory, protocol),
-        **_parts(closed_form, stages_ms),
+        "attainable_ms": sum(part["attainable_ms"] for part in (*parts["stages"], parts["head"])),
+        "ceilings": roof.to_dict(),
+        **parts,
         "environment": environment(),
         "warnings": sentences,
     }
@@ -82,25 +92,66 @@ def _measured(latency: Latency, memory: Memory, protocol: Protocol) -> dict[str,
     }
 
 
-def _parts(closed_form: Cost, stages_ms: list[float]) -> dict[str, Any]:
-    """Costs are those of one clip, latencies those of the batch, each part timed alone."""
-    stages = [
-        {
-            "name": stage.name,
-            "mixer": stage.mixer,
-            "grid": list(stage.grid),
-            "params": stage.params,
-            "macs": stage.macs,
-            "latency_ms": latency_ms,
-            "blocks": [asdict(block) for block in stage.blocks],
-        }
-        for stage, latency_ms in zip(closed_form.stages, stages_ms, strict=False)
-    ]
-    return {"stages": stages, "head": _head(closed_form.head, stages_ms[-1])}
+def _training(closed_form: Cost, spec: ArchSpec, input_shape: dict[str, Any], protocol: Protocol) -> dict[str, Any]:
+    """Forward and backward of one clip."""
+    counts = count_training_macs(spec, **input_shape, implementation=protocol.implementation)
+    return {
+        "macs": closed_form.training_macs,
+        "flops": closed_form.training_flops,
+        "counters": {name: count.to_dict() for name, count in counts.items()},
+    }
 
 
-def _head(head: BlockCost, latency_ms: float) -> dict[str, Any]:
-    return {"name": head.name, "params": head.params, "macs": head.macs, "latency_ms": latency_ms}
+def _block_latencies(model: UniFormer, clips: Tensor, protocol: Protocol, budget_s: float) -> list[tuple[float, float]]:
+    """(embedding, block) of every stage in ms, each alone; the first block stands for all, which are equal."""
+    modules, found, x = model.stage_modules(), list[tuple[float, float]](), model.ops.enter(clips)
+
+    def median_ms(module: nn.Module, given: Tensor) -> float:
+        share_s = budget_s / (2 * len(modules))
+        return measure_latency(lambda: module(given), protocol, budget_s=share_s, min_repeats=STAGE_REPEATS).median
+
+    with torch.inference_mode():
+        for embed, blocks in modules:
+            embedded = embed(x)
+            first = next(blocks.children())
+            found.append((median_ms(embed, x), median_ms(first, embedded)))
+            x = blocks(embedded)
+    return found
+
+
+def _parts(
+    closed_form: Cost, stages_ms: list[float], blocks_ms: list[tuple[float, float]], roof: Ceilings, batch: int
+) -> dict[str, Any]:
+    """Stages with their blocks, and the head, each timed alone, so that times need not add up."""
+    stages = []
+    for stage, stage_ms, (embed_ms, block_ms) in zip(closed_form.stages, stages_ms, blocks_ms, strict=False):
+        embedding, *blocks = stage.blocks
+        rows = [asdict(embedding) | _roofline(embedding, embed_ms, roof, batch)]
+        rows += [asdict(block) | _roofline(block, block_ms, roof, batch) for block in blocks]
+        about = {"mixer": stage.mixer, "grid": list(stage.grid)}
+        stages.append(_part(stage, about, stage_ms, roof, batch) | {"blocks": rows})
+    return {"stages": stages, "head": _part(closed_form.head, {}, stages_ms[-1], roof, batch)}
+
+
+def _part(
+    part: StageCost | BlockCost, about: dict[str, Any], latency_ms: float, roof: Ceilings, batch: int
+) -> dict[str, Any]:
+    sums = {"params": part.params, "macs": part.macs, "training_macs": part.training_macs}
+    rest = {"moved_bytes": part.moved_bytes} | _roofline(part, latency_ms, roof, batch)
+    return {"name": part.name} | about | sums | rest
+
+
+def _roofline(part: StageCost | BlockCost, latency_ms: float, roof: Ceilings, batch: int) -> dict[str, Any]:
+    """`reached` is attainable over measured time: more than 1 where a cache spares memory its traffic."""
+    limit = bound(batch * part.macs, batch * part.moved_bytes, roof)
+    return {
+        "intensity": part.intensity,
+        "latency_ms": latency_ms,
+        "ceiling": limit.ceiling,
+        "attainable_ms": limit.attainable_ms,
+        "reached": limit.attainable_ms / latency_ms if latency_ms > 0 else None,
+        "bound": verdict(limit, latency_ms),
+    }
 
 
 @contextmanager
@@ -166,51 +217,3 @@ def _compiled(model: nn.Module, clips: Tensor) -> tuple[Callable[[Tensor], Tenso
         reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
         return model, [f"torch.compile failed, so everything is timed without it: {reason}"]
     return compiled, [apart]
-
-
-def profile_table(document: Mapping[str, Any]) -> Table:
-    """A profile for a person: a row a stage, the head and the whole, with each one's share of MACs and time."""
-    protocol, parts = document["protocol"], [*document["stages"], document["head"]]
-    height, width = protocol["size"]
-    clip = f"{protocol['batch']} x {protocol['frames']}x{height}x{width}"
-    how = f"{protocol['device']} {protocol['precision']}, threads {protocol['threads']}, {protocol['implementation']}"
-    title = f"{document['variant'] or document['spec_id']}, clips {clip}, {how}"
-    table = Table(title=title, caption=_caption(document), caption_justify="left", title_justify="left")
-    for name in ("stage", "mixer", "params M", "GMACs", "of MACs", "ms", "of time"):
-        justify: Literal["right", "left"] = "right" if name in ("params M", "GMACs", "ms") else "left"
-        table.add_column(name, justify=justify, no_wrap=True)
-    macs, time_ms = document["macs"], sum(part["latency_ms"] for part in parts)
-    for part in parts:
-        table.add_row(*_row(part, _bar(part["macs"], macs), _bar(part["latency_ms"], time_ms)))
-    table.add_section()
-    whole = {"name": "whole", "latency_ms": document["latency_ms"]["median"]}
-    table.add_row(*_row(whole | {"params": document["params"], "macs": macs}, "", ""))
-    return table
-
-
-def _row(part: Mapping[str, Any], macs_bar: str, time_bar: str) -> list[str]:
-    figures = (f"{part['params'] / 1e6:.3f}", f"{part['macs'] / 1e9:.3f}", macs_bar, f"{part['latency_ms']:.2f}")
-    return [part["name"], part.get("mixer", ""), *figures, time_bar]
-
-
-def _bar(value: float, whole: float) -> str:
-    share = value / whole if whole else 0.0
-    return f"{share:4.0%} {'█' * round(BAR * share)}"
-
-
-def _caption(document: Mapping[str, Any]) -> str:
-    latency, memory = document["latency_ms"], document["memory"]
-    counts = {name: count["macs"] for name, count in document["counters"].items()}
-    agree = "all counters agree" if len(set(counts.values())) == 1 else f"counters differ: {counts}"
-    lines = [f"{document['macs'] / 1e9:.3f} GMACs = {document['flops'] / 1e9:.3f} GFLOPs a clip; {agree}"]
-    low, high = latency["ci95"] or (None, None)
-    interval = f" (95 % interval {low:.2f} to {high:.2f})" if low is not None else ""
-    speed = f", {document['throughput_clips_per_s']:.1f} clips/s" if document["throughput_clips_per_s"] else ""
-    lines.append(f"median {latency['median']:.2f} ms{interval} of {latency['n']} repeats{speed}")
-    peaks = ((memory[f"{kind}_peak_bytes"], kind) for kind in ("inference", "training"))
-    lines.append("peak memory: " + ", ".join(f"{kind} {_megabytes(peak)}" for peak, kind in peaks))
-    return "\n".join(lines + latency["warnings"] + document["warnings"])
-
-
-def _megabytes(value: int | None) -> str:
-    return "unknown" if value is None else f"{value / 1e6:.1f} MB"

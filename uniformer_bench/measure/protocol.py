@@ -11,13 +11,17 @@ from uniformer_bench.errors import UbenchError
 
 PRECISIONS = ("fp32", "bf16", "fp16")
 MODES = ("inference", "training")
+CACHES = ("cold", "warm")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
     """How a model is run: `batch` clips of `frames` x `size` (height, width) on `threads` CPU threads.
 
-    `device` is a device that is there, as resolve_device gives it. Raises UbenchError with the rule and the value.
+    `device` is a device that is there, as resolve_device gives it. On a CUDA device, `cache` says whether its L2
+    is emptied before a repeat (cold, the default) or left as the last one made it, and `graph` whether repeats are
+    replays of a CUDA graph; elsewhere `cache` is dropped, so that equal measurements have equal protocols.
+    Raises UbenchError with the rule and the value.
     """
 
     device: str
@@ -29,6 +33,8 @@ class Protocol:
     implementation: str = "fast"
     compile: bool = False
     mode: str = "inference"
+    cache: str | None = None
+    graph: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", (self.size, self.size) if isinstance(self.size, int) else tuple(self.size))
@@ -41,10 +47,23 @@ class Protocol:
         for name, word, known in (("precision", self.precision, PRECISIONS), ("mode", self.mode, MODES)):
             if word not in known:
                 raise UbenchError(f"{name} must be one of {', '.join(known)}, got {word!r}")
+        self._check_gpu_settings()
+
+    def _check_gpu_settings(self) -> None:
+        if self.cache is not None and self.cache not in CACHES:
+            raise UbenchError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}")
+        if self.graph and not self.on_cuda:
+            raise UbenchError(f"graph must be False but on a CUDA device, got True on {self.device}")
+        object.__setattr__(self, "cache", (self.cache or "cold") if self.on_cuda else None)
+
+    @property
+    def on_cuda(self) -> bool:
+        return self.device.startswith("cuda")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as JSON has it."""
-        return asdict(self) | {"size": list(self.size)}
+        """Plain data, as JSON has it; `cache` and `graph` only for a CUDA device."""
+        plain = asdict(self) | {"size": list(self.size)}
+        return plain if self.on_cuda else {name: plain[name] for name in plain if name not in ("cache", "graph")}
 
     def dtype(self) -> Any:
         """The torch.dtype of weights and clips."""

@@ -116,7 +116,8 @@ def _question(options: Options) -> tuple[Question, tuple[str, ...], int]:
 def _means(options: Options, devices: tuple[str, ...], threads: int) -> Means:
     turns = Path(tempfile.gettempdir()) / f"uniformer_bench-{os.getuid()}"
     turns.mkdir(mode=0o700, exist_ok=True)
-    return Means(devices, threads, turns, options.trials, options.budget_s, options.timeout_s)
+    trials = min(options.trials, options.space.size())
+    return Means(devices, threads, turns, trials, options.budget_s, options.timeout_s)
 
 
 def _identity(options: Options, question: Question) -> dict[str, Any]:
