@@ -8,7 +8,7 @@ import torch
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import to_json
 from uniformer_bench.measure import largest_batch as room
-from uniformer_bench.measure.largest_batch import BY_TRYING, by_shape, by_trying, largest_batch
+from uniformer_bench.measure.largest_batch import BY_LINE, BY_TRYING, by_shape, by_trying, largest_batch
 from uniformer_bench.measure.memory import BY_SHAPE, Found, GpuPeak, peak_in
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model import build
@@ -59,6 +59,12 @@ def test_any_growing_peak_is_solved_like_brute_force(find, peak):
         assert found.reason is None or found.batch in (0, 200)
         if found.batch:
             assert found.peak_bytes == peak(found.batch) <= limit
+
+
+def test_a_peak_that_jumps_is_halved_where_lines_mislead():
+    peak, calls = _counted(lambda batch: batch + (batch > 7000) * 10**9)
+    assert by_shape(peak, 10**6, 10_000).batch == 7000
+    assert len(calls) <= 2 + 2 * BY_LINE + 1 + 14  # 2^14 > 10 000
 
 
 def test_beyond_the_cap_nobody_looks():
