@@ -195,3 +195,18 @@ def test_a_profile_is_a_page_and_a_sweep_too(tmp_path):
     document = json.loads(ubench("profile", *words).stdout, parse_constant=pytest.fail)
     assert [row["batch"] for row in document["sweep"]["batch"]][:2] == [1, 2]
     assert "Content-Security-Policy" in (tmp_path / "page.html").read_text()
+
+
+def test_a_profile_takes_a_checkpoint_and_refuses_another_architectures(tmp_path):
+    import torch
+
+    from uniformer_bench.model import build
+    from uniformer_bench.variants import variant
+
+    torch.save(build(variant("micro"), 12).state_dict(), tmp_path / "micro.pth")
+    words = ("profile", "--threads", 1, "--checkpoint", tmp_path / "micro.pth", "--variant")
+    assert ubench(*words, "micro").returncode == 0
+    refused = ubench(*words, "tiny")
+    assert refused.returncode == 1
+    assert "the weights must be those of" in refused.stderr
+    assert refused.stderr.count("\n") == 1

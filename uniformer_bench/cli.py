@@ -218,6 +218,7 @@ def _front_line(row: dict[str, Any]) -> str:
 @measured
 @click.option("--variant", "variant_name", help="A named architecture; see `ubench variants`.")
 @click.option("--spec", "spec_file", type=click.Path(path_type=Path), help="An architecture as a YAML file.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Official weights, .pth or .safetensors.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the same as one offline HTML page.")
 @click.option("--sweep", type=click.Choice(["batch"]), help="Measure at rising batches and in each precision too.")
 def profile(
@@ -226,6 +227,7 @@ def profile(
     seed: int,
     variant_name: str | None,
     spec_file: Path | None,
+    checkpoint: Path | None,
     html: Path | None,
     sweep: str | None,
     **at: Any,
@@ -237,7 +239,12 @@ def profile(
     from uniformer_bench.measure.sweep import sweep_table
 
     spec, num_classes, protocol = _subject(variant_name, spec_file, at)
-    document = measure(spec, variant=variant_name, num_classes=num_classes, protocol=protocol)
+    weights = None
+    if checkpoint:
+        from uniformer_bench.model.checkpoints import read_checkpoint
+
+        weights = read_checkpoint(checkpoint)
+    document = measure(spec, variant=variant_name, num_classes=num_classes, protocol=protocol, checkpoint_state=weights)
     tables = [profile_table(document)]
     if sweep:
         document["sweep"] = sweep_all(spec, num_classes=num_classes, protocol=protocol)
