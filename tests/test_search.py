@@ -16,7 +16,8 @@ import pytest
 from tests.videos import write_video
 from uniformer_bench.data import digits
 from uniformer_bench.errors import NothingFeasibleError, UbenchError
-from uniformer_bench.search.driver import broken_limit, check_feasible
+from uniformer_bench.metrics import broken_limit
+from uniformer_bench.search.driver import check_feasible
 from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, sampler_of
 from uniformer_bench.space import parse_space
@@ -223,7 +224,7 @@ def test_front_scales_and_history_by_hand():
     ]
     objectives = ("accuracy", "latency")
     assert [r["number"] for r in front(records, objectives)] == [1, 3]
-    scales = scales_of(records[:1], objectives, {}, 2)
+    scales = scales_of(records[:1], objectives, 2)
     assert scales["latency"][:2] == (8.0, 0.08)
     # accuracy 0.6 of 0.5..1 is loss 0.8; latency 2 of 8 is log(2 / 0.08) / log(100) = 0.699
     assert hypervolume_of(records[1:2], objectives, scales) == pytest.approx(0.2 * (1 - 0.69897), rel=1e-4)

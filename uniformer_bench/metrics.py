@@ -1,5 +1,6 @@
 """Every number a trial can have, one row each. Search, storage, report and command line all read these rows."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from uniformer_bench.errors import UbenchError
@@ -58,3 +59,13 @@ def find_metric(key: str) -> Metric:
     if key not in METRICS:
         raise UbenchError(f"unknown objective {key!r}{nearest(key, METRICS)}")
     return METRICS[key]
+
+
+def broken_limit(metrics: Mapping[str, float], constraints: Mapping[str, float]) -> str | None:
+    """The first limit that these metrics break, in words."""
+    for key, limit in constraints.items():
+        row = LIMITS[key]
+        value = metrics.get(row.metric)
+        if value is not None and value > limit * row.scale:
+            return f"{key} must be at most {limit:g} {row.unit}, got {value / row.scale:.4g}"
+    return None

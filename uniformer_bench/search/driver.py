@@ -1,6 +1,5 @@
 """The search: one driver asks, workers evaluate, the study is told; files and page are rewritten as it goes."""
 
-import itertools
 import random
 import signal
 import time
@@ -16,9 +15,9 @@ import optuna
 
 from uniformer_bench.cost import Cost, cost
 from uniformer_bench.data.clips import Clips
-from uniformer_bench.errors import NothingFeasibleError, SpecError, UbenchError
+from uniformer_bench.errors import NothingFeasibleError, SpecError
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.metrics import LIMITS
+from uniformer_bench.metrics import LIMITS, broken_limit
 from uniformer_bench.search.evaluate import Result, Task, trained_spec
 from uniformer_bench.search.executors import LocalExecutor
 from uniformer_bench.search.pareto import Scale
@@ -72,20 +71,12 @@ class Stopped(NamedTuple):
 
 
 def closed_form_metrics(total: Cost) -> dict[str, float]:
+    """What is known of an architecture before it is built, by metric."""
     return {"params": total.params, "macs": total.macs, "flops": total.flops}
 
 
-def broken_limit(metrics: Mapping[str, float], constraints: Mapping[str, float]) -> str | None:
-    """The first limit that these metrics break, in words."""
-    for key, limit in constraints.items():
-        row = LIMITS[key]
-        value = metrics.get(row.metric)
-        if value is not None and value > limit * row.scale:
-            return f"{key} must be at most {limit:g} {row.unit}, got {value / row.scale:.4g}"
-    return None
-
-
 def cost_of(spec: Any, space: Space, num_classes: int) -> Cost:
+    """The cost of `spec` for the clips that the space measures at."""
     return cost(spec, frames=space.input.frames, size=space.input.size, num_classes=num_classes)
 
 
@@ -289,7 +280,7 @@ class Search:
             return
         rows = rows or [r for r in self.records if r["state"] == "complete"]
         if rows:
-            self.scales = scales_of(rows, space.objectives, space.constraints, len(self.question.clips.classes))
+            self.scales = scales_of(rows, space.objectives, len(self.question.clips.classes))
 
     def front(self) -> list[Mapping[str, Any]]:
         return front(self.records, self.question.space.objectives)
@@ -326,7 +317,4 @@ def sample_candidates(space: Space, count: int, seed: int) -> list[Candidate]:
     if space.architectures:
         return list(space.architectures)[:count]
     rng = random.Random(seed)
-    return [space.candidate(random_pick(rng)) for _ in itertools.repeat(None, count)]
-
-
-__all__ = ["Means", "Progress", "Question", "Search", "Stopped", "UbenchError", "check_feasible", "sample_candidates"]
+    return [space.candidate(random_pick(rng)) for _ in range(count)]

@@ -22,7 +22,7 @@ from uniformer_bench.measure.latency import measure_latency
 from uniformer_bench.measure.memory import is_out_of_memory, peak_memory
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.metrics import LIMITS, METRICS
+from uniformer_bench.metrics import broken_limit
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.model.uniformer import UniFormer
 from uniformer_bench.recipe import Recipe
@@ -123,12 +123,9 @@ def _timed(found: Result, phase: str) -> Iterator[None]:
 
 def _check(task: Task, found: Result, metric: str) -> None:
     """Ends the trial where a limit on this metric is broken."""
-    for key, limit in task.constraints.items():
-        row = LIMITS[key]
-        value = found.metrics.get(METRICS[metric].key)
-        if row.metric == metric and value is not None and value > limit * row.scale:
-            got = f"{value / row.scale:.4g}"
-            raise _EndTrialError("infeasible", f"{key} must be at most {limit:g} {row.unit}, got {got}")
+    reason = broken_limit({key: value for key, value in found.metrics.items() if key == metric}, task.constraints)
+    if reason:
+        raise _EndTrialError("infeasible", reason)
 
 
 def _latency(task: Task, model: UniFormer, found: Result) -> None:

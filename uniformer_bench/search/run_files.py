@@ -49,9 +49,7 @@ def _losses(record: Mapping[str, Any], objectives: Sequence[str]) -> tuple[float
     return to_losses(objectives, [record["metrics"][key] for key in objectives])
 
 
-def scales_of(
-    baselines: Sequence[Mapping[str, Any]], objectives: Sequence[str], constraints: Mapping[str, float], classes: int
-) -> dict[str, Scale]:
+def scales_of(baselines: Sequence[Mapping[str, Any]], objectives: Sequence[str], classes: int) -> dict[str, Scale]:
     """The hypervolume's axes, to be fixed when a study starts.
 
     Accuracy runs from chance to 1. A cost runs, on a logarithm, from a hundredth of its worst value to
