@@ -19,7 +19,7 @@ def task(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "load_clips", lambda **data: clips)
     module._clips.cache_clear()
     turns = Turns(tmp_path)
-    monkeypatch.setattr(module, "_turns", lambda folder: turns)
+    monkeypatch.setattr(module, "turns_of", lambda folder: turns)
     protocol = Protocol(device="cpu", frames=4, size=(32, 32), threads=1)
     recipe = Recipe(epochs=8, batch=8)
     measure = ("accuracy", "latency", "memory", "training_memory")

@@ -19,6 +19,7 @@ from uniformer_bench.measure.latency import (
     Sample,
     Stopwatch,
     interval_rank,
+    measure_latencies,
     measure_latency,
     median_interval,
     quantile,
@@ -131,6 +132,48 @@ def test_runs_are_in_inference_mode_and_counted():
     )
     assert set(modes) == {True}
     assert len(modes) == script.runs == latency.warmup + latency.n
+
+
+def test_several_take_turns_until_each_is_sure():
+    """One is steady and one swings: the steady one is left out once it is sure, the other goes on to the end."""
+    order, seconds, rng = [], [0.0], random.Random(0)
+
+    def run_of(name):
+        return lambda: order.append(name)
+
+    def timed(run, n):
+        samples = []
+        for _ in range(n):
+            run()
+            samples.append(Sample(10.0 if order[-1] == "steady" else rng.choice([5.0, 20.0])))
+        seconds[0] += sum(sample.ms for sample in samples) / 1000
+        return samples
+
+    watch = Stopwatch(timed, lambda: seconds[0], 1e-6, lambda: 0.0, cores=2)
+    steady, swinging = measure_latencies(
+        [run_of("steady"), run_of("swinging")], PROTOCOL, budget_s=4.0, clock=watch, seed=0
+    )
+    assert (steady.median, steady.stopped, swinging.stopped) == (10.0, "target", "budget")
+    assert order.count("steady") == steady.warmup + steady.n
+    assert order.count("swinging") == swinging.warmup + swinging.n > 5 * steady.n
+    assert 4.0 <= seconds[0] < 4.5  # the budget is for both
+
+
+def test_the_order_of_turns_is_drawn_from_the_seed():
+    def first_turns(seed):
+        order, noise = [], random.Random(1)
+
+        def timed(run, n):
+            run()
+            return [Sample(noise.choice([5.0, 20.0])) for _ in range(n)]
+
+        ticks = itertools.count()
+        watch = Stopwatch(timed, lambda: next(ticks) / 100, 1e-6, lambda: 0.0, cores=2)
+        runs = [lambda name=name: order.append(name) for name in "abcd"]
+        measure_latencies(runs, PROTOCOL, budget_s=1.0, clock=watch, seed=seed)
+        return "".join(order)
+
+    assert first_turns(0) == first_turns(0) != first_turns(1)
 
 
 @pytest.mark.parametrize(("budget_s", "min_repeats"), [(0, 6), (1, 0)])

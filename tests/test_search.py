@@ -18,6 +18,7 @@ from uniformer_bench.data import digits
 from uniformer_bench.errors import NothingFeasibleError, UbenchError
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.driver import check_feasible
+from uniformer_bench.search.finalists import MOST, finalists_of
 from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, sampler_of
 from uniformer_bench.space import parse_space
@@ -110,6 +111,32 @@ def test_the_files_of_a_run_tell_the_same(folder):
     for record in records:  # FAIL, which samplers ignore, only for what teaches nothing
         assert told[record["number"]] == {"complete": "COMPLETE", "repeated": "FAIL"}.get(record["state"], "PRUNED")
     assert str(folder) not in json.dumps(info["environment"])
+
+
+def test_the_front_and_the_baselines_get_the_full_protocol_once(folder):
+    document, _ = ubench(folder, "--trials", "4")
+    info = json.loads((Path(document["run"]) / "run.json").read_text())
+    assert info["finalists_reason"] is None
+    by_trial = {row["trial"]: row for row in info["finalists"]}
+    baselines = {r["number"] for r in records_of(document) if r["baseline"]}
+    assert set(by_trial) == {row["trial"] for row in document["front"]} | baselines
+    for row in document["front"]:
+        measured = by_trial[row["trial"]]["latency_ms"]
+        assert (row["finalist_latency_ms"], row["finalist_latency_ci95"]) == (measured["median"], measured["ci95"])
+        assert measured["n"] >= 6
+    ubench(folder, "--trials", "4")
+    assert json.loads((Path(document["run"]) / "run.json").read_text())["finalists"] == info["finalists"]
+
+
+def test_finalists_are_few_and_keep_the_ends():
+    front = [{"number": i, "baseline": None, "state": "complete"} for i in range(50)]
+    baseline = {"number": 60, "baseline": "paper pattern", "state": "complete"}
+    failed = {"number": 61, "baseline": "all global", "state": "oom"}
+    numbers = [row["number"] for row in finalists_of(front, [*front, baseline, failed])]
+    assert len(numbers) == len(set(numbers)) == MOST + 1
+    assert (numbers[0], numbers[-2:]) == (0, [49, 60])
+    assert [row["number"] for row in finalists_of(front[:3], front[:3])] == [0, 1, 2]
+    assert finalists_of([], []) == []
 
 
 def test_another_question_in_a_named_run_is_refused_with_the_difference(folder):

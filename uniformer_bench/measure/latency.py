@@ -4,6 +4,7 @@ Warm-up lasts until repeats stop getting faster, measuring until the interval is
 median or the budget is spent. There is no mean: on a shared machine it describes the neighbours.
 """
 
+import random
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -161,41 +162,80 @@ def measure_latency(
     At least `min_repeats` times, whatever the budget; no run may be interrupted. Raises UbenchError where
     budget or repeats are not positive.
     """
+    return measure_latencies([run], protocol, budget_s=budget_s, target=target, min_repeats=min_repeats, clock=clock)[0]
+
+
+def measure_latencies(
+    runs: Sequence[Run],
+    protocol: Protocol,
+    *,
+    budget_s: float,
+    target: float = 0.02,
+    min_repeats: int = LEAST_REPEATS,
+    clock: Stopwatch | None = None,
+    seed: int = 0,
+) -> list[Latency]:
+    """The latency of each of `runs`, which take turns in an order drawn anew from `seed`, so that what slows the
+    machine for a while slows them alike. `budget_s` is for all; one that is sure is left out of further turns.
+
+    Else as measure_latency.
+    """
     if budget_s <= 0 or min_repeats < 1:
         raise UbenchError(f"budget_s and min_repeats must be positive, got {budget_s} and {min_repeats}")
     clock = clock or protocol_clock(protocol)
     before, start, others = clock.state and clock.state(), clock.now(), clock.others()
     with torch.inference_mode():
-        run, graph, sentences = _graphed(run, protocol, clock)
-        repeats = _repeat(run, clock, budget_s, target, min_repeats)
-        issue_ms = clock.issue_ms and clock.issue_ms(run)
+        graphed = [_graphed(run, protocol, clock) for run in runs]
+        turns = _Turns(budget_s, target, min_repeats, random.Random(seed))
+        repeated = _repeat([run for run, _, _ in graphed], clock, turns)
+        issued = [clock.issue_ms and clock.issue_ms(run) for run, _, _ in graphed]
     after, elapsed = clock.state and clock.state(), clock.now() - start
     neighbours = (clock.others() - others) / elapsed if elapsed > SHORTEST_S else 0.0
-    found = [*sentences, *_about_samples(repeats, target, clock)]
-    found += _about_machine(repeats.samples, neighbours, protocol, clock)
-    found += _about_gpu(repeats.samples, before, after, issue_ms)
-    stopped, threads = "target" if repeats.reached else "budget", torch.get_num_threads()
-    return Latency(
-        tuple(repeats.samples), repeats.warmup, stopped, tuple(found), threads, before, after, issue_ms, graph
-    )
+    found = []
+    for (_, graph, sentences), repeats, issue_ms in zip(graphed, repeated, issued, strict=True):
+        about = [*sentences, *_about_samples(repeats, target, clock)]
+        about += _about_machine(repeats.samples, neighbours, protocol, clock)
+        about += _about_gpu(repeats.samples, before, after, issue_ms)
+        stopped, threads = "target" if repeats.reached(target) else "budget", torch.get_num_threads()
+        row = tuple(repeats.samples), repeats.warmup, stopped, tuple(about), threads, before, after, issue_ms, graph
+        found.append(Latency(*row))
+    return found
+
+
+class _Turns(NamedTuple):
+    """How long all repeat together, how sure each must be, how often each at least, and who is next."""
+
+    budget_s: float
+    target: float
+    min_repeats: int
+    rng: random.Random
 
 
 class _Repeats(NamedTuple):
     samples: list[Sample]
     warmup: int
-    width: float | None
-    reached: bool
+    chunk: int
+
+    @property
+    def width(self) -> float | None:
+        return half_width(self.samples)
+
+    def reached(self, target: float) -> bool:
+        return self.width is not None and self.width <= target
 
 
-def _repeat(run: Run, clock: Stopwatch, budget_s: float, target: float, min_repeats: int) -> _Repeats:
-    start, samples = clock.now(), list[Sample]()
-    warmup, chunk = _warm_up(run, clock, budget_s)
-    while True:
-        samples += clock.time(run, max(chunk, min_repeats - len(samples)))
-        width = half_width(samples)
-        reached = width is not None and width <= target
-        if reached or clock.now() >= start + budget_s:
-            return _Repeats(samples, warmup, width, reached)
+def _repeat(runs: Sequence[Run], clock: Stopwatch, turns: _Turns) -> list[_Repeats]:
+    start, share_s = clock.now(), turns.budget_s / len(runs)
+    rows = [_Repeats([], *_warm_up(run, clock, share_s)) for run in runs]
+    unsure = list(range(len(runs)))
+    while unsure:
+        for i in turns.rng.sample(unsure, len(unsure)):
+            samples = rows[i].samples
+            samples += clock.time(runs[i], max(rows[i].chunk, turns.min_repeats - len(samples)))
+        if clock.now() >= start + turns.budget_s:
+            break
+        unsure = [i for i in unsure if not rows[i].reached(turns.target)]
+    return rows
 
 
 def _graphed(run: Run, protocol: Protocol, clock: Stopwatch) -> tuple[Run, bool, list[str]]:

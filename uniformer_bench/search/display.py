@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uniformer_bench.metrics import METRICS
-from uniformer_bench.search.driver import Progress
+from uniformer_bench.search.driver import SEARCHING, Progress
 from uniformer_bench.search.run_files import front
 from uniformer_bench.search.study import COUNTED
 
@@ -84,6 +84,8 @@ def _value(key: str, record: object) -> str:
 
 
 def _times(progress: Progress) -> str:
+    if progress.phase != SEARCHING:
+        return f"{_minutes(progress.elapsed_s)} gone, {progress.phase}"
     left = "" if progress.left_s is None else f", about {_minutes(progress.left_s)} left"
     return f"{_minutes(progress.elapsed_s)} gone{left}"
 

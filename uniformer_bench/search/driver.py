@@ -1,10 +1,11 @@
 """The search: one driver asks, workers evaluate, the study is told; files and page are rewritten as it goes."""
 
+import math
 import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,16 +19,20 @@ from uniformer_bench.data.clips import Clips
 from uniformer_bench.errors import NothingFeasibleError, SpecError
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import LIMITS, broken_limit
-from uniformer_bench.search.evaluate import Result, Task, trained_spec
+from uniformer_bench.search.evaluate import Result, Task, evaluate, trained_spec
 from uniformer_bench.search.executors import LocalExecutor
+from uniformer_bench.search.finalists import ALL_S, EACH_S, Contest, Finalists, finalists_of, measured, rows_of
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
 from uniformer_bench.search.study import COUNTED, Study, optuna_pick
 from uniformer_bench.space import Candidate, Space, random_pick
+from uniformer_bench.spec import ArchSpec
 
 POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
 MAX_SKIPPED = 1000  # refused or repeated in a row: the space is as good as exhausted
 FEASIBILITY_SAMPLES = 2000
+FINALISTS_SHARE = 0.1  # of a time to stop in, kept for the finalists, but no more than they may take
+SEARCHING, FINALISTS = "searching", "measuring the finalists"
 
 Record = dict[str, Any]
 
@@ -53,6 +58,14 @@ class Means(NamedTuple):
     timeout_s: float | None
 
 
+class Before(NamedTuple):
+    """What earlier starts of a study left in its files: seconds searched, the hypervolume's axes, the finalists."""
+
+    elapsed_s: float
+    scales: dict[str, Scale]
+    finalists: Finalists
+
+
 class Progress(NamedTuple):
     """Where a search stands, for whoever shows it."""
 
@@ -61,6 +74,7 @@ class Progress(NamedTuple):
     trials: int
     elapsed_s: float
     left_s: float | None
+    phase: str = SEARCHING
 
 
 class Stopped(NamedTuple):
@@ -102,15 +116,14 @@ def check_feasible(space: Space, num_classes: int, seed: int) -> None:
 class Search:
     """A running search. `run()` goes on until the study holds its trials, or it is stopped."""
 
-    def __init__(
-        self, question: Question, means: Means, study: Study, before_s: float, scales: dict[str, Scale]
-    ) -> None:
+    def __init__(self, question: Question, means: Means, study: Study, before: Before) -> None:
         self.question, self.means, self.study = question, means, study
         self.records = study.records()
-        self.scales = scales
+        self.scales, self.finalists = before.scales, before.finalists
+        self.phase = SEARCHING
         self._known = {r["spec_id"]: r for r in self.records if r["state"] in (*COUNTED, "refused")}
         self._in_flight: dict[int, tuple[optuna.Trial, Candidate, str]] = {}
-        self._start, self._before_s = time.monotonic(), before_s
+        self._start, self._before_s = time.monotonic(), before.elapsed_s
         self._done_before = self.counted
         self._signal: int | None = None
 
@@ -127,19 +140,54 @@ class Search:
         done = self.counted - self._done_before
         pace = (time.monotonic() - self._start) / done if done else None
         left = None if pace is None else pace * (self.means.trials - self.counted)
-        return Progress(self.records, len(self._in_flight), self.means.trials, self.elapsed_s, left)
+        return Progress(self.records, len(self._in_flight), self.means.trials, self.elapsed_s, left, self.phase)
 
     def run(self, on_change: Callable[["Search"], None]) -> Stopped:
         """Runs until done; `on_change` is called after every trial and at least every half second."""
-        executor = LocalExecutor(len(self.means.devices), self.means.timeout_s)
+        executor = LocalExecutor(len(self.means.devices), self.means.timeout_s, evaluate)
         with self._signals():
             try:
                 reason = self._loop(executor, on_change)
             finally:
                 self._mark_interrupted(executor.stop())
+            if self._signal is None:
+                self._measure_finalists(on_change)
         return Stopped(self._signal, reason)
 
-    def _loop(self, executor: LocalExecutor, on_change: Callable[["Search"], None]) -> str | None:
+    def _measure_finalists(self, on_change: Callable[["Search"], None]) -> None:
+        """The full latency protocol for the front and the baselines, once for the same of them."""
+        rows = finalists_of(self.front(), self.records)
+        if "latency" not in self.question.space.measure or not rows:
+            self.finalists = Finalists([], "latency was not measured" if rows else "no trial is complete")
+            return
+        if [row["trial"] for row in self.finalists.rows] == [row["number"] for row in rows]:
+            return
+        budget_s = min(EACH_S * len(rows), ALL_S, self._left_s())
+        if budget_s <= 0:
+            self.finalists = Finalists([], "the budget was spent")
+            return
+
+        def poll() -> bool:
+            on_change(self)
+            return self._signal is None
+
+        self.phase = FINALISTS
+        found = measured(self._contest(rows, budget_s), poll)
+        self.finalists = Finalists([], found) if isinstance(found, str) else Finalists(rows_of(rows, found), None)
+
+    def _contest(self, rows: Sequence[Mapping[str, Any]], budget_s: float) -> Contest:
+        question, device = self.question, self.means.devices[0]
+        specs = tuple(ArchSpec.from_dict(row["spec"]) for row in rows)
+        turns, protocol = self._turns(device), replace(question.protocol, device=device)
+        return Contest(specs, len(question.clips.classes), protocol, turns, budget_s, question.seed)
+
+    def _left_s(self) -> float:
+        """Seconds until this start should have ended; infinite where nobody said."""
+        if self.means.deadline_s is None:
+            return math.inf
+        return self.means.deadline_s - (time.monotonic() - self._start)
+
+    def _loop(self, executor: LocalExecutor[Task, Result], on_change: Callable[["Search"], None]) -> str | None:
         reason = None
         while True:
             reason = reason or self._reason_to_stop()
@@ -158,11 +206,11 @@ class Search:
             return "all trials"
         if len(self._known) + len(self._in_flight) >= self.question.space.size():
             return "the space is exhausted"
-        if self.means.deadline_s is not None and time.monotonic() - self._start >= self.means.deadline_s:
+        if self.means.deadline_s and self._left_s() <= min(FINALISTS_SHARE * self.means.deadline_s, ALL_S):
             return "the budget is spent"
         return None
 
-    def _fill(self, executor: LocalExecutor) -> str | None:
+    def _fill(self, executor: LocalExecutor[Task, Result]) -> str | None:
         """Gives every free worker a new architecture; says why when there is none to give."""
         skipped = 0
         while executor.free and not (reason := self._reason_to_stop()):
@@ -174,7 +222,7 @@ class Search:
                 return f"{MAX_SKIPPED} suggestions in a row were refused or repeated"
         return reason if executor.free else None
 
-    def _start_trial(self, trial: optuna.Trial, executor: LocalExecutor) -> bool:
+    def _start_trial(self, trial: optuna.Trial, executor: LocalExecutor[Task, Result]) -> bool:
         """Submits the suggestion, or answers it at once where that needs no training."""
         space = self.question.space
         try:
@@ -214,9 +262,12 @@ class Search:
             recipe=question.space.recipe,
             data=question.data,
             seed=question.seed,
-            turns=self.means.turns / device.replace(":", "-"),
+            turns=self._turns(device),
             training_threads=self.means.training_threads,
         )
+
+    def _turns(self, device: str) -> Path:
+        return self.means.turns / device.replace(":", "-")
 
     def _tell(self, number: int, result: Result) -> None:
         trial, candidate, _ = self._in_flight.pop(number)

@@ -18,7 +18,7 @@ import torch
 from uniformer_bench.data import load_clips
 from uniformer_bench.data.clips import Clips
 from uniformer_bench.measure.accuracy import accuracy
-from uniformer_bench.measure.latency import measure_latency
+from uniformer_bench.measure.latency import Run, measure_latency
 from uniformer_bench.measure.memory import is_out_of_memory, peak_memory
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
@@ -66,7 +66,8 @@ def _clips(**data: Any) -> Clips:
 
 
 @functools.cache
-def _turns(folder: Path) -> Turns:
+def turns_of(folder: Path) -> Turns:
+    """The locks in a folder, opened once a process."""
     return Turns(folder)
 
 
@@ -80,7 +81,7 @@ class _EndTrialError(Exception):
 
 def evaluate(task: Task) -> Result:
     """Measures and trains. Raises only for what is nobody's state, such as a lost file."""
-    turns = _turns(task.turns)
+    turns = turns_of(task.turns)
     found = Result("complete", None, {}, {}, {}, [])
     with turns.working():
         try:
@@ -130,16 +131,22 @@ def _check(task: Task, found: Result, metric: str) -> None:
 
 def _latency(task: Task, model: UniFormer, found: Result) -> None:
     protocol = task.protocol
-    subject = copy.deepcopy(model).to(protocol.device, protocol.dtype()).eval()  # training needs the fp32 weights
-    clips = clips_like(task.spec, protocol.batch, protocol.frames, protocol.size)
-    clips = clips.to(protocol.device, protocol.dtype())
+    run = latency_run(model, task.spec, protocol)
     with thread_count(protocol.threads):
-        latency = measure_latency(lambda: subject(clips), protocol, budget_s=LATENCY_BUDGET_S)
+        latency = measure_latency(run, protocol, budget_s=LATENCY_BUDGET_S)
     found.metrics["latency"] = latency.median
     found.metrics["throughput"] = 1000 * protocol.batch / latency.median
     if latency.ci95 is not None:
         found.intervals["latency"] = latency.ci95
     found.warnings.extend(latency.warnings)
+
+
+def latency_run(model: UniFormer, spec: ArchSpec, protocol: Protocol) -> Run:
+    """A forward pass of a copy of `model` as the protocol has it: training needs the fp32 weights."""
+    subject = copy.deepcopy(model).to(protocol.device, protocol.dtype()).eval()
+    clips = clips_like(spec, protocol.batch, protocol.frames, protocol.size)
+    clips = clips.to(protocol.device, protocol.dtype())
+    return lambda: subject(clips)
 
 
 def _memory(task: Task, model: UniFormer, found: Result) -> None:

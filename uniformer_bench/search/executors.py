@@ -9,11 +9,14 @@ import signal
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from uniformer_bench.search.evaluate import Result, Task, evaluate
+from uniformer_bench.search.evaluate import Result
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 # glibc gives freed memory back to the kernel and faults it in anew, step after step: kept, a step of a tiny
 # model takes 0.86 of the time. Read once, when a worker starts, and by glibc alone.
@@ -24,27 +27,28 @@ WORKER_ENVIRONMENT = {
 }
 
 
-class LocalExecutor:
-    """Worker processes of this machine. `submit` never blocks; `finished` gives results as they come."""
+class LocalExecutor(Generic[T, R]):
+    """Worker processes of this machine, which do `work`. `submit` never blocks; `finished` gives results as they
+    come: what the work returned, or a Result whose state and reason say how it ended instead."""
 
-    def __init__(self, workers: int, timeout_s: float | None, work: Callable[[Task], Result] = evaluate) -> None:
+    def __init__(self, workers: int, timeout_s: float | None, work: Callable[[T], R]) -> None:
         for name, value in WORKER_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         context = multiprocessing.get_context("spawn")
         self.workers, self._timeout_s, self._work = workers, timeout_s, work
         self._pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker)
-        self._running: dict[Future[Result], Any] = {}
+        self._running: dict[Future[R], Any] = {}
 
     @property
     def free(self) -> int:
         """How many more trials can start at once."""
         return self.workers - len(self._running)
 
-    def submit(self, key: Any, task: Task) -> None:
+    def submit(self, key: Any, task: T) -> None:
         """Starts a trial, known as `key` until it is finished."""
         self._running[self._pool.schedule(self._work, args=[task], timeout=self._timeout_s)] = key
 
-    def finished(self, wait_s: float) -> list[tuple[Any, Result]]:
+    def finished(self, wait_s: float) -> list[tuple[Any, R | Result]]:
         """The trials that ended, after at most this wait for the first."""
         done, _ = wait(self._running, timeout=wait_s, return_when=FIRST_COMPLETED)
         return [(self._running.pop(future), self._result(future)) for future in done]
@@ -55,7 +59,7 @@ class LocalExecutor:
         self._pool.join()
         return list(self._running.values())
 
-    def _result(self, future: "Future[Result]") -> Result:
+    def _result(self, future: "Future[R]") -> R | Result:
         try:
             return future.result()
         except FutureTimeoutError:

@@ -88,13 +88,19 @@ def history(
     return rows
 
 
-def front_rows(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """front.json: trial, spec_id and every metric under its column's name."""
+def front_rows(members: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """front.json: trial, spec_id, every metric under its column's name, and the latency as a finalist; null if none."""
+    measured = {row["trial"]: row["latency_ms"] for row in finalists}
     return [
         {"trial": row["number"], "spec_id": row["spec_id"], "pattern": row["pattern"], "baseline": row["baseline"]}
         | {metric.column: row["metrics"].get(metric.key) for metric in METRICS.values()}
+        | _as_finalist(measured.get(row["number"], {}))
         for row in members
     ]
+
+
+def _as_finalist(latency_ms: Mapping[str, Any]) -> dict[str, Any]:
+    return {"finalist_latency_ms": latency_ms.get("median"), "finalist_latency_ci95": latency_ms.get("ci95")}
 
 
 def write_run(run: Path, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
@@ -104,5 +110,5 @@ def write_run(run: Path, info: Mapping[str, Any], records: Sequence[Mapping[str,
     marked = [dict(record, front=record["number"] in numbers) for record in records]
     write_whole(run / "trials.json", to_json(marked))
     write_whole(run / "trials.csv", write_csv(marked))
-    write_whole(run / "front.json", to_json(front_rows(members)))
+    write_whole(run / "front.json", to_json(front_rows(members, info.get("finalists", []))))
     write_whole(run / "run.json", to_json(dict(info)))

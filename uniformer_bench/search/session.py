@@ -20,7 +20,8 @@ from uniformer_bench.files import read_text
 from uniformer_bench.measure.environment import environment
 from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, devices_like, resolve_device
 from uniformer_bench.report import write_report
-from uniformer_bench.search.driver import Means, Progress, Question, Search, Stopped, check_feasible
+from uniformer_bench.search.driver import Before, Means, Progress, Question, Search, Stopped, check_feasible
+from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.run_files import check_identity, front_rows, identity_hash, write_run
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, Study, sqlite_url
@@ -71,7 +72,7 @@ def run_search(options: Options, show: Callable[[Progress], None]) -> Finished:
             options.storage or sqlite_url(run), run.name, question.space.objectives, options.sampler, options.seed
         )
         _prepare(study, question.space)
-        search = Search(question, _means(options, devices, threads), study, old.get("elapsed_s", 0.0), _old_scales(old))
+        search = Search(question, _means(options, devices, threads), study, _before(old))
         info = _info(options, question, identity, old, run.name)
         page = _Page(run, options.reports, info)
         page.write(search)
@@ -163,8 +164,10 @@ def _old_info(run: Path) -> dict[str, Any]:
     return json.loads(read_text(path)) if path.exists() else {}
 
 
-def _old_scales(old: Mapping[str, Any]) -> dict[str, Scale]:
-    return {key: Scale(**scale) for key, scale in old.get("hypervolume", {}).get("scales", {}).items()}
+def _before(old: Mapping[str, Any]) -> Before:
+    scales = {key: Scale(**scale) for key, scale in old.get("hypervolume", {}).get("scales", {}).items()}
+    finalists = Finalists(old.get("finalists", []), old.get("finalists_reason", "the search has not ended"))
+    return Before(old.get("elapsed_s", 0.0), scales, finalists)
 
 
 def _prepare(study: Study, space: Space) -> None:
@@ -239,7 +242,9 @@ class _Page:
         self._page_at = time.monotonic()
 
     def _write_files(self, search: Search) -> None:
+        rows, reason = search.finalists
         now = {"elapsed_s": search.elapsed_s, "hypervolume": search.hypervolume()}
+        now |= {"finalists": rows, "finalists_reason": reason}
         write_run(self._run, {**self._info, **now}, search.records)
         self._files_at, self._shown = time.monotonic(), len(search.records)
 
@@ -254,5 +259,5 @@ def _summary(run: Path, page: Path, search: Search) -> dict[str, Any]:
         "trials": {"total": search.counted} | {state: states[state] for state in (*COUNTED, *UNCOUNTED)},
         "objectives": list(search.question.space.objectives),
         "hypervolume": search.hypervolume()["value"],
-        "front": front_rows(search.front()),
+        "front": front_rows(search.front(), search.finalists.rows),
     }
