@@ -4,8 +4,8 @@
 
 One line of JSON an architecture, appended as it ends, so that it may be stopped and started again. `--seeds 3` trains
 the first ones again with other seeds, and `--shard 0/2` takes every second. A line holds the accuracy at shares of the
-run, by the weights as they are (`raw`) and by their moving average (`average`), the mean loss of each tenth of the run,
-and with `--own-end 0.25` the accuracy of a run a quarter as long whose schedule ends in it.
+run and the validation loss, by the weights as they are (`raw`) and by their moving average (`average`), the mean
+training loss of each tenth of the run, and with `--own-end 0.25` the accuracy of a run a quarter as long whose schedule ends in it.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from uniformer_bench.cost import cost
@@ -39,7 +40,7 @@ class Watcher:
     def __init__(self, model: nn.Module, clips: Clips, steps: int) -> None:
         self.model, self.average, self.clips = model, copy.deepcopy(model), clips
         self.step, self.at = 0, {max(1, round(share * steps)): share for share in RUNGS}
-        self.rungs: list[dict[str, float]] = []
+        self.rungs: list[dict[str, Any]] = []
 
     def __call__(self) -> None:
         """Called before every step."""
@@ -47,13 +48,22 @@ class Watcher:
             for kept, now in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
                 kept.lerp_(now, 1 - KEPT) if kept.is_floating_point() else kept.copy_(now)
         if self.step in self.at:
-            self.rungs.append(
-                {"share": self.at[self.step], "raw": self.right(self.model), "average": self.right(self.average)}
-            )
+            seen = {"raw": self.look(self.model), "average": self.look(self.average)}
+            self.rungs.append({"share": self.at[self.step], **seen})
         self.step += 1
 
-    def right(self, model: nn.Module) -> float:
-        return accuracy(model, self.clips.validation, to_input=to_input, device="cpu").value
+    def look(self, model: nn.Module) -> dict[str, float]:
+        """Accuracy and mean loss on the validation split."""
+        losses, right, split = 0.0, 0, self.clips.validation
+        model.eval()
+        with torch.inference_mode():
+            for start in range(0, len(split.labels), 64):
+                clips, labels = (torch.tensor(array[start : start + 64]) for array in split)
+                logits = model(to_input(clips))
+                losses += F.cross_entropy(logits, labels, reduction="sum").item()
+                right += int((logits.argmax(1) == labels).sum())
+        model.train()
+        return {"accuracy": right / len(split.labels), "loss": losses / len(split.labels)}
 
 
 def draw(space: Space, rng: random.Random) -> tuple[Candidate, dict[str, Any]]:
@@ -75,8 +85,14 @@ def train(candidate: Candidate, clips: Clips, recipe: Recipe, seed: int) -> dict
     watcher, begun = Watcher(model, clips, recipe.steps(len(clips.train.labels))), time.process_time()
     outcome = short_run(model, clips.train, recipe, device="cpu", seed=seed, at_step=watcher)
     spent = time.process_time() - begun
-    last = None if outcome.diverged else watcher.right(model)
-    found = {"seed": seed, "accuracy": last, "diverged": outcome.diverged, "losses": outcome.losses}
+    last = {} if outcome.diverged else watcher.look(model)
+    found = {
+        "seed": seed,
+        "accuracy": last.get("accuracy"),
+        "loss": last.get("loss"),
+        "diverged": outcome.diverged,
+        "losses": outcome.losses,
+    }
     return found | {"rungs": watcher.rungs, "cpu_s": spent}
 
 

@@ -1,6 +1,7 @@
 """The short run: its schedule, what it learns, and that it stops where the loss is lost."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from uniformer_bench.data.clips import Split
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.train import DEVIATION, MEAN, batches, learning_rate, optimiser_of, short_run, to_input
+from uniformer_bench.train import DEVIATION, MEAN, ShortRun, batches, learning_rate, optimiser_of, short_run, to_input
 from uniformer_bench.variants import variant
 
 
@@ -78,6 +79,29 @@ def test_it_learns_and_is_the_same_for_the_same_seed():
     assert outcome.losses == same.losses != other.losses
     for a, b in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_a_run_that_paused_elsewhere_ends_the_same(tmp_path):
+    """Through a file, into another model, with stochastic depth and mirrored clips drawn on either side."""
+    spec, recipe = replace(variant("micro"), drop_path=0.4), Recipe(epochs=3, batch=8, flip=True)
+
+    def start():
+        torch.manual_seed(0)
+        return ShortRun(build(spec, 2), light_and_dark(36), recipe, device="cpu", seed=5)
+
+    whole, first = start(), start()
+    whole.advance(whole.steps)
+    first.advance(5)
+    torch.save(first.state(), tmp_path / "paused.pt")
+    torch.manual_seed(99)  # other work in between
+    second = start()
+    second.restore(torch.load(tmp_path / "paused.pt", weights_only=True))
+    assert (second.step, second.recent_loss()) == (5, first.losses[4].item())
+    second.advance(whole.steps)
+    assert torch.equal(second.losses, whole.losses)
+    for a, b in zip(second.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
+        assert torch.equal(a, b)
+    assert second.outcome().losses == whole.outcome().losses
 
 
 def test_it_waits_between_steps_and_flips_where_asked():

@@ -7,8 +7,8 @@ are turned into channels-last floats batch by batch, so that nothing is copied t
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -66,6 +66,98 @@ def batches(clips: int, batch: int, steps: int, generator: torch.Generator) -> I
         order = order[batch:]
 
 
+class ShortRun:
+    """A short run of `model`, in place, on a training split, that may pause between steps and go on elsewhere.
+
+    Deterministic by seed on one machine, also across a pause: `state` is all that the steps to come depend on.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        split: Split,
+        recipe: Recipe,
+        *,
+        device: str,
+        precision: str = "fp32",
+        seed: int = 0,
+    ) -> None:
+        self.model, self.recipe, self.precision = model.to(device).train(), recipe, precision
+        self.clips, self.labels = (torch.from_numpy(array).to(device) for array in (split.clips, split.labels))
+        self.steps, self.step, self.seconds = recipe.steps(len(self.labels)), 0, 0.0
+        self.losses = torch.zeros(self.steps, device=device)
+        self.diverged: str | None = None
+        self._seed = seed
+        self._optimiser = optimiser_of(model, recipe)
+        self._batches = self._batches_from_start()
+        torch.manual_seed(seed)  # stochastic depth
+        self._random = _random_state(device)
+
+    def advance(self, until: int, at_step: Callable[[], None] = lambda: None) -> None:
+        """Trains until so many steps are done, or to the first loss that is not finite, which `diverged` then names.
+
+        `at_step` is called between steps: it may wait, as for a measurement next door.
+        """
+        start, device = time.perf_counter(), str(self.losses.device)
+        _set_random_state(self._random, device)
+        while self.step < until and self.diverged is None:
+            at_step()
+            for group in self._optimiser.param_groups:
+                group["lr"] = learning_rate(self.step, self.steps, self.recipe)
+            batch = next(self._batches)
+            self.losses[self.step] = _step(self.model, self._optimiser, batch, self.recipe, self.precision)
+            self.step += 1
+            if _due(self.step, until, self.losses.device.type):
+                self.diverged = _diverged(self.losses[: self.step])
+        self._random = _random_state(device)
+        self.seconds += time.perf_counter() - start
+
+    def recent_loss(self) -> float:
+        """The mean training loss of the last tenth of the run, of what there is of it."""
+        return self.losses[max(0, self.step - max(1, self.steps // 10)) : self.step].mean().item()
+
+    def outcome(self) -> Outcome:
+        """What it has come to so far."""
+        finite = self.losses[: self.step]
+        finite = finite[: int(finite.isfinite().long().cumprod(0).sum())]
+        return Outcome(self.step, self.seconds, _tenths(finite.tolist()), self.diverged)
+
+    def state(self) -> dict[str, Any]:
+        """Tensors and plain data that `restore` takes, for a run of the same arguments."""
+        return {
+            "model": self.model.state_dict(),
+            "optimiser": self._optimiser.state_dict(),
+            "step": self.step,
+            "seconds": self.seconds,
+            "losses": self.losses,
+            "random": self._random,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Goes on from `state`: the batches that have been are drawn again, and left out."""
+        self.model.load_state_dict(state["model"])
+        self._optimiser.load_state_dict(state["optimiser"])
+        self.step, self.seconds, self._random = state["step"], state["seconds"], state["random"].cpu()
+        self.losses.copy_(state["losses"])
+        self._batches = self._batches_from_start(self.step)
+
+    def _batches_from_start(self, skipped: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
+        generator = torch.Generator().manual_seed(self._seed)
+        for step, index in enumerate(batches(len(self.labels), self.recipe.batch, self.steps, generator)):
+            flip = torch.rand(len(index), generator=generator) < 0.5 if self.recipe.flip else None
+            if step >= skipped:
+                yield _batch(self.clips, self.labels, index, flip)
+
+
+def _random_state(device: str) -> Tensor:
+    """The state of what stochastic depth draws from on that device."""
+    return torch.cuda.get_rng_state(device) if device.startswith("cuda") else torch.get_rng_state()
+
+
+def _set_random_state(state: Tensor, device: str) -> None:
+    torch.cuda.set_rng_state(state, device) if device.startswith("cuda") else torch.set_rng_state(state)
+
+
 def short_run(
     model: nn.Module,
     split: Split,
@@ -76,32 +168,13 @@ def short_run(
     seed: int = 0,
     at_step: Callable[[], None] = lambda: None,
 ) -> Outcome:
-    """Trains `model` in place on a training split. Deterministic by seed on one machine.
-
-    `at_step` is called between steps: it may wait, as for a measurement next door. Stops at the first
-    loss that is not finite; the outcome says so.
-    """
-    model.to(device).train()
-    clips, labels = (torch.from_numpy(array).to(device) for array in (split.clips, split.labels))
-    steps = recipe.steps(len(labels))
-    optimiser, generator = optimiser_of(model, recipe), torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)  # stochastic depth
-    start, losses = time.perf_counter(), torch.zeros(steps, device=device)
-    for step, index in enumerate(batches(len(labels), recipe.batch, steps, generator)):
-        at_step()
-        for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, steps, recipe)
-        loss = _step(model, optimiser, _batch(clips, labels, index, recipe, generator), recipe, precision)
-        losses[step] = loss
-        if _due(step, steps, device) and not torch.isfinite(losses[: step + 1]).all():
-            return _diverged(losses[: step + 1], time.perf_counter() - start)
-    return Outcome(steps, time.perf_counter() - start, _tenths(losses.tolist()), None)
+    """Trains `model` in place on a training split, without a pause: see ShortRun."""
+    run = ShortRun(model, split, recipe, device=device, precision=precision, seed=seed)
+    run.advance(run.steps, at_step)
+    return run.outcome()
 
 
-def _batch(
-    clips: Tensor, labels: Tensor, index: Tensor, recipe: Recipe, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    flip = torch.rand(len(index), generator=generator) < 0.5 if recipe.flip else None
+def _batch(clips: Tensor, labels: Tensor, index: Tensor, flip: Tensor | None) -> tuple[Tensor, Tensor]:
     index = index.to(clips.device, non_blocking=True)
     return to_input(clips[index], flip if flip is None else flip.to(clips.device)), labels[index]
 
@@ -120,15 +193,17 @@ def _step(
     return loss.detach()
 
 
-def _due(step: int, steps: int, device: str) -> bool:
+def _due(done: int, until: int, kind: str) -> bool:
     """Whether to look at the loss: each step on a CPU, where it is free; every 50 on a GPU, which would wait."""
-    return device == "cpu" or step % 50 == 49 or step == steps - 1
+    return kind == "cpu" or done % 50 == 0 or done == until
 
 
-def _diverged(losses: Tensor, seconds: float) -> Outcome:
-    step = int((~torch.isfinite(losses)).nonzero()[0])
-    reason = f"loss must stay finite, got {losses[step].item()} at step {step + 1}"
-    return Outcome(len(losses), seconds, _tenths(losses[:step].tolist()), reason)
+def _diverged(losses: Tensor) -> str | None:
+    lost = (~torch.isfinite(losses)).nonzero()
+    if not len(lost):
+        return None
+    step = int(lost[0])
+    return f"loss must stay finite, got {losses[step].item()} at step {step + 1}"
 
 
 def _tenths(losses: list[float]) -> list[float]:
