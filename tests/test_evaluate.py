@@ -47,6 +47,23 @@ def test_only_what_is_asked_is_measured(task):
     assert set(found.seconds) == {"build", "memory"}
 
 
+def test_a_trial_pauses_at_a_rung_and_ends_as_if_it_had_not(task, tmp_path):
+    task = task._replace(measure=("accuracy", "memory"), rungs=(0.25, 0.5), paused=tmp_path / "deep" / "7.pt")
+    whole = evaluate(task)
+    first = evaluate(task._replace(until=0.25))
+    assert (first.state, first.reason) == ("paused", "paused at 25% of the short run")
+    assert ("accuracy" in first.metrics, "memory" in first.metrics) == (False, True)
+    second = evaluate(task._replace(resumed=True))
+    assert (second.state, second.metrics) == ("complete", {"accuracy": whole.metrics["accuracy"]})
+    losses = [(rung["share"], rung["epochs"], rung["loss"]) for rung in whole.rungs]
+    assert [share for share, _, _ in losses] == [0.25, 0.5]
+    assert losses[1][1] == 0.5 * task.recipe.epochs
+    assert [(r["share"], r["epochs"], r["loss"]) for r in (*first.rungs, *second.rungs)] == losses
+    (tmp_path / "deep" / "7.pt").unlink()  # lost: it starts again, and comes to the same
+    again = evaluate(task._replace(resumed=True))
+    assert [rung["loss"] for rung in again.rungs] == [loss for _, _, loss in losses]
+
+
 @pytest.mark.parametrize(
     ("limits", "reason", "phases"),
     [
@@ -69,7 +86,7 @@ def test_divergence_and_lack_of_memory_are_states(task, monkeypatch):
     def full(*arguments, **keywords):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
 
-    monkeypatch.setattr(module, "short_run", full)
+    monkeypatch.setattr(module, "ShortRun", full)
     small = evaluate(task)
     assert small.state == "oom"
     assert "can't allocate memory" in small.reason
@@ -80,7 +97,7 @@ def test_an_unknown_error_is_not_swallowed(task, monkeypatch):
     def broken(*arguments, **keywords):
         raise RuntimeError("shapes differ")
 
-    monkeypatch.setattr(module, "short_run", broken)
+    monkeypatch.setattr(module, "ShortRun", broken)
     with pytest.raises(RuntimeError, match="shapes differ"):
         evaluate(task)
 

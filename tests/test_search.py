@@ -17,7 +17,7 @@ from tests.videos import write_video
 from uniformer_bench.data import digits
 from uniformer_bench.errors import NothingFeasibleError, UbenchError
 from uniformer_bench.metrics import broken_limit
-from uniformer_bench.search.driver import check_feasible
+from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import MOST, finalists_of
 from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, sampler_of
@@ -126,6 +126,42 @@ def test_the_front_and_the_baselines_get_the_full_protocol_once(folder):
         assert measured["n"] >= 6
     ubench(folder, "--trials", "4")
     assert json.loads((Path(document["run"]) / "run.json").read_text())["finalists"] == info["finalists"]
+
+
+def test_halving_stops_two_of_three_and_goes_on_after_a_stop(folder):
+    (folder / "halving.yaml").write_text(SPACE + "halving: {rungs: [0.4]}\n")
+    words = ["--space", str(folder / "halving.yaml"), "--run", "halved", "--workers", "1"]
+    process = subprocess.Popen(
+        command(folder, "--trials", "12", *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    run, deadline = folder / "results" / "halved", time.monotonic() + 200
+    while time.monotonic() < deadline and len(list((run / "checkpoints").glob("*.pt"))) < 3:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    before = records_of(json.loads(out))
+    assert list((run / "checkpoints").glob("*.pt"))  # what had paused still waits
+    document, _ = ubench(folder, "--trials", "12", *words)
+    records = records_of(document)
+    ended = {r["number"]: r for r in records if r["state"] in COUNTED}
+    assert {r["number"] for r in before if r["state"] in COUNTED} <= set(ended)
+    assert len(ended) == len({r["spec_id"] for r in ended.values()}) == document["trials"]["total"] == 12
+    states = [r["state"] for r in ended.values()]
+    climbed = [r for r in ended.values() if not r["baseline"]]
+    assert states.count("pruned") == sum(r["state"] == "pruned" for r in climbed)
+    # A third goes on at any time; those that went on early may be passed later, so that some more have gone on by the end.
+    assert states.count("pruned") >= 12 // 3
+    assert states.count("complete") > 12 // 3 - 1
+    for record in climbed:
+        assert [rung["share"] for rung in record["rungs"]] == [0.4]
+        assert ("accuracy" in record["metrics"]) == (record["state"] == "complete")
+        assert record["metrics"]["latency"] > 0
+    stopped = next(r for r in climbed if r["state"] == "pruned")
+    assert stopped["reason"].startswith("stopped at 40% of the short run")
+    assert not list((run / "checkpoints").glob("*"))
+    study = optuna.load_study(study_name="halved", storage=f"sqlite:///{run / 'study.db'}")
+    assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
 
 
 def test_finalists_are_few_and_keep_the_ends():

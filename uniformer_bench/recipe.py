@@ -1,4 +1,4 @@
-"""How a short run trains, as a frozen value that needs no torch."""
+"""How a short run trains, and when it is compared with others on the way: frozen values that need no torch."""
 
 import math
 from collections.abc import Mapping
@@ -56,3 +56,33 @@ class Recipe:
     def steps(self, clips: int) -> int:
         """Optimiser steps of the whole run over a training split of this many clips."""
         return max(1, round(self.epochs * clips / self.batch))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Halving:
+    """`rungs` are shares of the short run, rising and below 1; `keep` is the share that goes on from each."""
+
+    rungs: tuple[float, ...] = ()
+    keep: float = 1 / 3
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rungs", tuple(self.rungs))
+        rising = all(a < b for a, b in zip((0.0, *self.rungs), (*self.rungs, 1.0), strict=True))
+        if not rising:
+            raise UbenchError(f"rungs must rise between 0 and 1, got {list(self.rungs)} in halving")
+        if not 0 < self.keep <= 1:
+            raise UbenchError(f"keep must be above 0 and at most 1, got {self.keep!r} in halving")
+
+    @classmethod
+    def from_dict(cls, mapping: Mapping[str, Any]) -> "Halving":
+        """From plain data. Raises UbenchError for a key or a value that it does not take."""
+        for key in mapping:
+            if key not in ("rungs", "keep"):
+                raise UbenchError(f"unknown key {key!r} in halving{nearest(key, ('rungs', 'keep'))}")
+        numbers = [*mapping.get("rungs", ()), mapping.get("keep", 1 / 3)]
+        if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in numbers):
+            raise UbenchError(f"rungs and keep must be numbers, got {dict(mapping)!r} in halving")
+        return cls(**mapping)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"rungs": list(self.rungs), "keep": self.keep}

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest, read_text
 from uniformer_bench.metrics import LIMITS, METRICS, find_metric
-from uniformer_bench.recipe import Recipe
+from uniformer_bench.recipe import Halving, Recipe
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.yaml_text import parse_yaml
 
@@ -90,6 +90,7 @@ class Space:
     objectives: tuple[str, ...]
     constraints: Mapping[str, float]
     recipe: Recipe
+    halving: Halving
     measure: tuple[str, ...]
     baselines: tuple[Mapping[str, Any], ...] = field(default=())
 
@@ -223,7 +224,7 @@ def parse_space(text: str, source: str) -> Space:
 
 _TOP_KEYS = (
     "name", "input", "data", "spec", "vary", "stages", "architectures", "scale", "short_run_scale",
-    "objectives", "constraints", "recipe", "measure", "baselines",
+    "objectives", "constraints", "recipe", "halving", "measure", "baselines",
 )  # fmt: skip
 
 
@@ -250,6 +251,7 @@ def _space(data: object, text: str) -> Space:
         objectives=_objectives(top.get("objectives", ["accuracy", "latency"])),
         constraints=_constraints(top.get("constraints", {})),
         recipe=Recipe.from_dict(_mapping(top.get("recipe", {}), None, "recipe")),
+        halving=Halving.from_dict(_mapping(top.get("halving", {}), None, "halving")),
         measure=tuple(_one_of(key, MEASURED, "measure") for key in top.get("measure", MEASURED)),
         baselines=tuple(_baseline(b, len(top.get("stages", []))) for b in top.get("baselines", [])),
     )

@@ -72,6 +72,7 @@ def panel(progress: Progress, objectives: tuple[str, ...]) -> Group:
 def _counts(progress: Progress) -> tuple[int, str]:
     states = Counter(record["state"] for record in progress.records)
     others = [f", {n} {state}" for state, n in sorted(states.items()) if state != "complete"]
+    others += [f", {progress.paused} paused"] if progress.paused else []
     return sum(states[state] for state in COUNTED), "".join(others)
 
 

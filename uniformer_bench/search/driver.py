@@ -1,7 +1,6 @@
 """The search: one driver asks, workers evaluate, the study is told; files and page are rewritten as it goes."""
 
 import math
-import random
 import signal
 import time
 from collections import Counter
@@ -14,27 +13,26 @@ from typing import Any, NamedTuple
 
 import optuna
 
-from uniformer_bench.cost import Cost, cost
 from uniformer_bench.data.clips import Clips
-from uniformer_bench.errors import NothingFeasibleError, SpecError
+from uniformer_bench.errors import SpecError
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.metrics import LIMITS, broken_limit
+from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.evaluate import Result, Task, evaluate, trained_spec
 from uniformer_bench.search.executors import LocalExecutor
+from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.finalists import ALL_S, EACH_S, Contest, Finalists, finalists_of, measured, rows_of
 from uniformer_bench.search.pareto import Scale
+from uniformer_bench.search.records import Record, joined, record_of
 from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
+from uniformer_bench.search.rungs import Climber, losses_at, next_up
 from uniformer_bench.search.study import COUNTED, Study, optuna_pick
-from uniformer_bench.space import Candidate, Space, random_pick
+from uniformer_bench.space import Candidate, Space
 from uniformer_bench.spec import ArchSpec
 
 POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
 MAX_SKIPPED = 1000  # refused or repeated in a row: the space is as good as exhausted
-FEASIBILITY_SAMPLES = 2000
 FINALISTS_SHARE = 0.1  # of a time to stop in, kept for the finalists, but no more than they may take
 SEARCHING, FINALISTS = "searching", "measuring the finalists"
-
-Record = dict[str, Any]
 
 
 class Question(NamedTuple):
@@ -53,6 +51,7 @@ class Means(NamedTuple):
     devices: tuple[str, ...]  # one entry a worker
     training_threads: int
     turns: Path
+    checkpoints: Path  # of paused trials
     trials: int
     deadline_s: float | None
     timeout_s: float | None
@@ -71,10 +70,20 @@ class Progress(NamedTuple):
 
     records: list[Record]
     running: int
+    paused: int
     trials: int
     elapsed_s: float
     left_s: float | None
     phase: str = SEARCHING
+
+
+class Flight(NamedTuple):
+    """A trial that has begun: where it runs or ran, and its record up to its last pause."""
+
+    trial: optuna.Trial
+    candidate: Candidate
+    device: str
+    record: Record | None = None
 
 
 class Stopped(NamedTuple):
@@ -82,35 +91,6 @@ class Stopped(NamedTuple):
 
     signal: int | None
     reason: str | None
-
-
-def closed_form_metrics(total: Cost) -> dict[str, float]:
-    """What is known of an architecture before it is built, by metric."""
-    return {"params": total.params, "macs": total.macs, "flops": total.flops}
-
-
-def cost_of(spec: Any, space: Space, num_classes: int) -> Cost:
-    """The cost of `spec` for the clips that the space measures at."""
-    return cost(spec, frames=space.input.frames, size=space.input.size, num_classes=num_classes)
-
-
-def check_feasible(space: Space, num_classes: int, seed: int) -> None:
-    """Raises NothingFeasibleError where no sampled architecture passes the limits that closed forms know."""
-    rng, reasons = random.Random(seed), Counter[str]()
-    least: dict[str, float] = {}
-    for _ in range(min(FEASIBILITY_SAMPLES, 4 * space.size())):
-        metrics = closed_form_metrics(cost_of(space.candidate(random_pick(rng)).spec, space, num_classes))
-        if broken_limit(metrics, space.constraints) is None:
-            return
-        for key in space.constraints:
-            value = metrics.get(LIMITS[key].metric)
-            if value is not None:
-                least[key] = min(least.get(key, value), value)
-        reasons[str(broken_limit(metrics, space.constraints))] += 1
-    found = ", ".join(f"the least {k} found is {v / LIMITS[k].scale:.4g} {LIMITS[k].unit}" for k, v in least.items())
-    raise NothingFeasibleError(
-        f"some architecture must meet {dict(space.constraints)}, got none of {reasons.total()}; {found}"
-    )
 
 
 class Search:
@@ -122,7 +102,11 @@ class Search:
         self.scales, self.finalists = before.scales, before.finalists
         self.phase = SEARCHING
         self._known = {r["spec_id"]: r for r in self.records if r["state"] in (*COUNTED, "refused")}
-        self._in_flight: dict[int, tuple[optuna.Trial, Candidate, str]] = {}
+        self._in_flight: dict[int, Flight] = {}
+        self._paused = {
+            trial.number: Flight(trial, question.space.candidate(optuna_pick(trial)), means.devices[0], record)
+            for trial, record in study.paused()
+        }
         self._start, self._before_s = time.monotonic(), before.elapsed_s
         self._done_before = self.counted
         self._signal: int | None = None
@@ -140,7 +124,9 @@ class Search:
         done = self.counted - self._done_before
         pace = (time.monotonic() - self._start) / done if done else None
         left = None if pace is None else pace * (self.means.trials - self.counted)
-        return Progress(self.records, len(self._in_flight), self.means.trials, self.elapsed_s, left, self.phase)
+        return Progress(
+            self.records, len(self._in_flight), len(self._paused), self.means.trials, self.elapsed_s, left, self.phase
+        )
 
     def run(self, on_change: Callable[["Search"], None]) -> Stopped:
         """Runs until done; `on_change` is called after every trial and at least every half second."""
@@ -189,38 +175,75 @@ class Search:
 
     def _loop(self, executor: LocalExecutor[Task, Result], on_change: Callable[["Search"], None]) -> str | None:
         reason = None
-        while True:
-            reason = reason or self._reason_to_stop()
-            if self._signal is not None:
-                return None
-            if reason is None:
-                reason = self._fill(executor)
+        while self._signal is None:
+            self._promote(executor)
+            reason = reason or self._fill(executor)
             if not self._in_flight:
+                self._prune_paused()
                 return reason
             for number, result in executor.finished(POLL_S):
                 self._tell(number, result)
             on_change(self)
+        return None
 
     def _reason_to_stop(self) -> str | None:
-        if self.counted + len(self._in_flight) >= self.means.trials:
+        begun = len(self._in_flight) + len(self._paused)
+        if self.counted + begun >= self.means.trials:
             return "all trials"
-        if len(self._known) + len(self._in_flight) >= self.question.space.size():
+        if len(self._known) + begun >= self.question.space.size():
             return "the space is exhausted"
-        if self.means.deadline_s and self._left_s() <= min(FINALISTS_SHARE * self.means.deadline_s, ALL_S):
-            return "the budget is spent"
-        return None
+        return "the budget is spent" if self._spent() else None
+
+    def _spent(self) -> bool:
+        limit_s = self.means.deadline_s
+        return limit_s is not None and self._left_s() <= min(FINALISTS_SHARE * limit_s, ALL_S)
 
     def _fill(self, executor: LocalExecutor[Task, Result]) -> str | None:
         """Gives every free worker a new architecture; says why when there is none to give."""
         skipped = 0
-        while executor.free and not (reason := self._reason_to_stop()):
-            trial = self.study.ask()
-            if self._start_trial(trial, executor):
-                continue
-            skipped += 1
+        while executor.free:
+            if reason := self._reason_to_stop():
+                return reason
+            if not self._start_trial(self.study.ask(), executor):
+                skipped += 1
             if skipped >= MAX_SKIPPED:
                 return f"{MAX_SKIPPED} suggestions in a row were refused or repeated"
-        return reason if executor.free else None
+        return None
+
+    def _promote(self, executor: LocalExecutor[Task, Result]) -> None:
+        """Gives free workers the paused trials whose turn it is to go on."""
+        while executor.free and not self._spent() and (number := self._next_up()) is not None:
+            self._launch(self._paused.pop(number), executor)
+
+    def _launch(self, flight: Flight, executor: LocalExecutor[Task, Result]) -> None:
+        flight = flight._replace(device=self._free_device())
+        self._in_flight[flight.trial.number] = flight
+        executor.submit(flight.trial.number, self._task(flight))
+
+    def _next_up(self) -> int | None:
+        halving = self.question.space.halving
+        for rung in reversed(range(len(halving.rungs))):
+            number = next_up(self._climbers(rung), halving.keep)
+            if number is not None:
+                return number
+        return None
+
+    def _climbers(self, rung: int) -> list[Climber]:
+        """All that reached this rung; one that has ended there takes a place and goes nowhere."""
+        begun = [flight.record for flight in (*self._in_flight.values(), *self._paused.values()) if flight.record]
+        reached = [record for record in (*self.records, *begun) if len(record["rungs"]) > rung]
+        waiting = {number for number, flight in self._paused.items() if len(_rungs_of(flight)) == rung + 1}
+        keys = self.question.space.objectives
+        return [Climber(row["number"], losses_at(row, rung, keys), row["number"] not in waiting) for row in reached]
+
+    def _prune_paused(self) -> None:
+        """Ends what is still paused when nothing goes on any more."""
+        for number, flight in sorted(self._paused.items()):
+            share = _rungs_of(flight)[-1]["share"]
+            reason = f"stopped at {share:.0%} of the short run: of those that cost as little, others had learnt more"
+            self._close(flight.trial, {**(flight.record or {}), "state": "pruned", "reason": reason})
+            self._checkpoint(number).unlink(missing_ok=True)
+        self._paused.clear()
 
     def _start_trial(self, trial: optuna.Trial, executor: LocalExecutor[Task, Result]) -> bool:
         """Submits the suggestion, or answers it at once where that needs no training."""
@@ -228,95 +251,105 @@ class Search:
         try:
             candidate = space.candidate(optuna_pick(trial))
         except SpecError as error:
-            self._finish(trial, None, "refused", Result("refused", str(error), {}, {}, {}, []))
+            self._finish(trial, None, "refused", Result("refused", str(error), {}, {}, {}, [], []))
             return False
-        metrics = closed_form_metrics(cost_of(candidate.spec, space, len(self.question.clips.classes)))
-        reason = broken_limit(metrics, space.constraints)
+        reason = broken_limit(self._closed_form(candidate), space.constraints)
         if candidate.spec.id in self._known or candidate.spec.id in self._flying():
             self._repeat(trial, candidate)
         elif reason:
-            self._finish(trial, candidate, "refused", Result("refused", reason, metrics, {}, {}, []))
+            self._finish(trial, candidate, "refused", Result("refused", reason, {}, {}, {}, [], []))
         else:
-            device = self._free_device()
-            self._in_flight[trial.number] = (trial, candidate, device)
-            executor.submit(trial.number, self._task(candidate, device))
+            self._launch(Flight(trial, candidate, ""), executor)
             return True
         return False
 
+    def _closed_form(self, candidate: Candidate) -> dict[str, float]:
+        question = self.question
+        return closed_form_metrics(cost_of(candidate.spec, question.space, len(question.clips.classes)))
+
     def _flying(self) -> set[str]:
-        return {candidate.spec.id for _, candidate, _ in self._in_flight.values()}
+        return {flight.candidate.spec.id for flight in (*self._in_flight.values(), *self._paused.values())}
 
     def _free_device(self) -> str:
-        taken = Counter(device for _, _, device in self._in_flight.values())
+        taken = Counter(flight.device for flight in self._in_flight.values())
         return next(d for d, count in Counter(self.means.devices).items() if taken[d] < count)
 
-    def _task(self, candidate: Candidate, device: str) -> Task:
-        question = self.question
+    def _task(self, flight: Flight) -> Task:
+        question, number = self.question, flight.trial.number
         return Task(
-            spec=candidate.spec,
-            trained=trained_spec(candidate.trained, question.space.recipe),
+            spec=flight.candidate.spec,
+            trained=trained_spec(flight.candidate.trained, question.space.recipe),
             num_classes=len(question.clips.classes),
-            protocol=replace(question.protocol, device=device),
+            protocol=replace(question.protocol, device=flight.device),
             measure=question.space.measure,
             constraints=dict(question.space.constraints),
             recipe=question.space.recipe,
             data=question.data,
             seed=question.seed,
-            turns=self._turns(device),
+            turns=self._turns(flight.device),
             training_threads=self.means.training_threads,
+            rungs=question.space.halving.rungs,
+            until=self._until(flight),
+            paused=self._checkpoint(number),
+            resumed=flight.record is not None,
         )
+
+    def _until(self, flight: Flight) -> float:
+        """The share of the short run at which it pauses next: a baseline and what is not ranked by it never."""
+        if flight.trial.user_attrs.get("baseline") or "accuracy" not in self.question.space.objectives:
+            return 1.0
+        return next(iter(self.question.space.halving.rungs[len(_rungs_of(flight)) :]), 1.0)
+
+    def _checkpoint(self, number: int) -> Path:
+        return self.means.checkpoints / f"{number}.pt"
 
     def _turns(self, device: str) -> Path:
         return self.means.turns / device.replace(":", "-")
 
     def _tell(self, number: int, result: Result) -> None:
-        trial, candidate, _ = self._in_flight.pop(number)
-        closed = closed_form_metrics(cost_of(candidate.spec, self.question.space, len(self.question.clips.classes)))
-        self._finish(trial, candidate, result.state, result._replace(metrics={**closed, **result.metrics}))
+        flight = self._in_flight.pop(number)
+        record = joined(flight.record, self._record(flight.trial, flight.candidate, result.state, result))
+        if result.state == "paused":
+            self.study.pause(flight.trial, record)
+            self._paused[number] = flight._replace(record=record)
+            return
+        self._checkpoint(number).unlink(missing_ok=True)
+        self._close(flight.trial, record)
 
     def _repeat(self, trial: optuna.Trial, candidate: Candidate) -> None:
         """An architecture the study has is not evaluated again: the reason names the trial that was."""
         known = self._known.get(candidate.spec.id)
         if known is None:
-            result = Result("repeated", "the architecture is being evaluated", {}, {}, {}, [])
+            result = Result("repeated", "the architecture is being evaluated", {}, {}, {}, [], [])
         else:
-            result = Result("repeated", f"the architecture of trial {known['number']}", {}, {}, {}, [])
+            result = Result("repeated", f"the architecture of trial {known['number']}", {}, {}, {}, [], [])
         self._finish(trial, candidate, "repeated", result)
 
     def _finish(self, trial: optuna.Trial, candidate: Candidate | None, state: str, result: Result) -> None:
-        record = self._record(trial, candidate, state, result)
-        self.study.tell(trial, record, self.question.space.constraints)
-        self._remember(record)
+        self._close(trial, self._record(trial, candidate, state, result))
 
-    def _remember(self, record: Record) -> None:
+    def _close(self, trial: optuna.Trial, record: Record) -> None:
+        self.study.tell(trial, record, self.question.space.constraints)
         self.records.append(record)
         if record["spec_id"] is not None and record["state"] in (*COUNTED, "refused"):
             self._known[record["spec_id"]] = record
         self._fix_scales()
 
     def _record(self, trial: optuna.Trial, candidate: Candidate | None, state: str, result: Result) -> Record:
-        return {
-            "number": trial.number,
-            "state": state,
-            "reason": result.reason,
-            "spec_id": candidate.spec.id if candidate else None,
-            "pattern": candidate.spec.pattern if candidate else None,
-            "baseline": trial.user_attrs.get("baseline"),
-            "spec": candidate.spec.to_dict() if candidate else None,
-            "params": dict(trial.params),
-            "metrics": dict(result.metrics),
-            "intervals": {key: list(ends) for key, ends in result.intervals.items()},
-            "seconds": dict(result.seconds),
-            "warnings": list(result.warnings),
-            "finished_s": self.elapsed_s,
-        }
+        closed = self._closed_form(candidate) if candidate else {}
+        whole = result._replace(state=state, metrics=closed | result.metrics)
+        return record_of(trial, candidate, whole, self.elapsed_s)
 
     def _mark_interrupted(self, numbers: list[int]) -> None:
+        """What was cut short is queued again; what had paused before lies where it paused."""
         for number in numbers:
-            trial, candidate, _ = self._in_flight.pop(number)
-            result = Result("interrupted", "the search was stopped; queued again", {}, {}, {}, [])
-            record = self._record(trial, candidate, "interrupted", result)
-            self.study.interrupt(trial, record)
+            flight = self._in_flight.pop(number)
+            if flight.record:
+                self._paused[number] = flight
+                continue
+            result = Result("interrupted", "the search was stopped; queued again", {}, {}, {}, [], [])
+            record = self._record(flight.trial, flight.candidate, "interrupted", result)
+            self.study.interrupt(flight.trial, record)
             self.records.append(record)
 
     def _fix_scales(self) -> None:
@@ -363,9 +396,5 @@ class Search:
                 signal.signal(number, handler)
 
 
-def sample_candidates(space: Space, count: int, seed: int) -> list[Candidate]:
-    """Random architectures of the space; all of them where it is a smaller grid."""
-    if space.architectures:
-        return list(space.architectures)[:count]
-    rng = random.Random(seed)
-    return [space.candidate(random_pick(rng)) for _ in range(count)]
+def _rungs_of(flight: Flight) -> list[dict[str, float]]:
+    return flight.record["rungs"] if flight.record else []

@@ -7,7 +7,7 @@ short run and its accuracy. What goes wrong is a state with a reason, never an e
 import copy
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, MutableSequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from uniformer_bench.model.uniformer import UniFormer
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.turns import Turns
 from uniformer_bench.spec import ArchSpec
-from uniformer_bench.train import short_run, to_input
+from uniformer_bench.train import ShortRun, to_input
 
 LATENCY_BUDGET_S = 0.3
 
@@ -47,10 +47,17 @@ class Task(NamedTuple):
     seed: int
     turns: Path  # folder of the device's locks
     training_threads: int
+    rungs: tuple[float, ...] = ()  # shares of the short run at which it is looked at
+    until: float = 1.0  # the share at which it pauses
+    paused: Path | None = None  # where it lies while it pauses
+    resumed: bool = False  # it has been measured, and goes on from there
 
 
 class Result(NamedTuple):
-    """What a trial came to: `state` complete, infeasible, diverged or oom, with the reason where not complete."""
+    """What a trial came to: `state` complete, paused, infeasible, diverged or oom, with the reason where not complete.
+
+    `rungs` are those it has passed: share of the run, epochs, training loss (of the last tenth), seconds of training.
+    """
 
     state: str
     reason: str | None
@@ -58,6 +65,7 @@ class Result(NamedTuple):
     intervals: dict[str, tuple[float, float]]
     seconds: dict[str, float]
     warnings: list[str]
+    rungs: MutableSequence[dict[str, float]]
 
 
 @functools.cache
@@ -82,7 +90,7 @@ class _EndTrialError(Exception):
 def evaluate(task: Task) -> Result:
     """Measures and trains. Raises only for what is nobody's state, such as a lost file."""
     turns = turns_of(task.turns)
-    found = Result("complete", None, {}, {}, {}, [])
+    found = Result("complete", None, {}, {}, {}, [], [])
     with turns.working():
         try:
             _evaluate(task, turns, found)
@@ -99,6 +107,15 @@ def _evaluate(task: Task, turns: Turns, found: Result) -> None:
     with _timed(found, "build"):
         torch.manual_seed(task.seed)
         model = build(task.spec, task.num_classes, task.protocol.implementation)
+    if not task.resumed:
+        _measure(task, model, turns, found)
+    if "accuracy" in task.measure:
+        if task.trained != task.spec:
+            model = build(task.trained, task.num_classes, task.protocol.implementation)
+        _learn(task, model, turns, found)
+
+
+def _measure(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
     if "latency" in task.measure:
         with turns.alone(), _timed(found, "latency"):
             _latency(task, model, found)
@@ -107,10 +124,6 @@ def _evaluate(task: Task, turns: Turns, found: Result) -> None:
         with _timed(found, "memory"):
             _memory(task, model, found)
         _check(task, found, "memory")
-    if "accuracy" in task.measure:
-        if task.trained != task.spec:
-            model = build(task.trained, task.num_classes, task.protocol.implementation)
-        _learn(task, model, turns, found)
 
 
 @contextmanager
@@ -161,21 +174,43 @@ def _learn(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
     clips = _clips(**task.data)
     torch.set_num_threads(task.training_threads)
     with _timed(found, "train"):
-        outcome = short_run(
-            model,
-            clips.train,
-            task.recipe,
-            device=task.protocol.device,
-            precision=task.protocol.precision,
-            seed=task.seed,
-            at_step=turns.offer,
-        )
-    if outcome.diverged:
-        raise _EndTrialError("diverged", outcome.diverged)
+        run = _advanced(task, model, clips, turns, found)
+    if run.diverged:
+        raise _EndTrialError("diverged", run.diverged)
+    if task.until < 1:
+        raise _EndTrialError("paused", f"paused at {task.until:.0%} of the short run")
     with _timed(found, "accuracy"):
         result = accuracy(model, clips.validation, to_input=to_input, device=task.protocol.device)
     found.metrics["accuracy"] = result.value
     found.intervals["accuracy"] = result.ci95
+
+
+def _advanced(task: Task, model: UniFormer, clips: Clips, turns: Turns, found: Result) -> ShortRun:
+    """The short run, trained up to where it pauses or ends; the rungs on the way are noted."""
+    device, precision = task.protocol.device, task.protocol.precision
+    run = ShortRun(model, clips.train, task.recipe, device=device, precision=precision, seed=task.seed)
+    if task.resumed and task.paused is not None and task.paused.exists():  # else it starts again, and comes to the same
+        run.restore(torch.load(task.paused, map_location=device, weights_only=True))
+    for share in sorted({*(share for share in task.rungs if share < task.until), task.until}):
+        step = max(1, round(share * run.steps))
+        if run.step < step:
+            run.advance(step, turns.offer)
+            if share in task.rungs and not run.diverged:
+                found.rungs.append(_rung(share, run, task.recipe))
+    if task.until < 1 and task.paused is not None:
+        _save(run, task.paused)
+    return run
+
+
+def _rung(share: float, run: ShortRun, recipe: Recipe) -> dict[str, float]:
+    return {"share": share, "epochs": share * recipe.epochs, "loss": run.recent_loss(), "seconds": run.seconds}
+
+
+def _save(run: ShortRun, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    torch.save(run.state(), part)
+    part.replace(path)
 
 
 def trained_spec(spec: ArchSpec, recipe: Recipe) -> ArchSpec:

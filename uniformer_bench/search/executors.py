@@ -71,7 +71,7 @@ class LocalExecutor(Generic[T, R]):
 
 
 def _failure(state: str, reason: str) -> Result:
-    return Result(state, reason, {}, {}, {}, [])
+    return Result(state, reason, {}, {}, {}, [], [])
 
 
 def _death(code: int) -> str:

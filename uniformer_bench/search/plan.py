@@ -18,7 +18,7 @@ from uniformer_bench.data.listing import list_videos
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import default_threads, devices_like
 from uniformer_bench.model import build
-from uniformer_bench.search.driver import check_feasible, sample_candidates
+from uniformer_bench.search.feasible import check_feasible, sample_candidates
 from uniformer_bench.space import Candidate, Space
 from uniformer_bench.train import short_run
 

@@ -20,7 +20,8 @@ from uniformer_bench.files import read_text
 from uniformer_bench.measure.environment import environment
 from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, devices_like, resolve_device
 from uniformer_bench.report import write_report
-from uniformer_bench.search.driver import Before, Means, Progress, Question, Search, Stopped, check_feasible
+from uniformer_bench.search.driver import Before, Means, Progress, Question, Search, Stopped
+from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.run_files import check_identity, front_rows, identity_hash, write_run
@@ -72,7 +73,7 @@ def run_search(options: Options, show: Callable[[Progress], None]) -> Finished:
             options.storage or sqlite_url(run), run.name, question.space.objectives, options.sampler, options.seed
         )
         _prepare(study, question.space)
-        search = Search(question, _means(options, devices, threads), study, _before(old))
+        search = Search(question, _means(options, run, devices, threads), study, _before(old))
         info = _info(options, question, identity, old, run.name)
         page = _Page(run, options.reports, info)
         page.write(search)
@@ -114,11 +115,11 @@ def _question(options: Options) -> tuple[Question, tuple[str, ...], int]:
     return Question(space, clips, arguments, protocol, options.seed), devices, max(1, cores // workers)
 
 
-def _means(options: Options, devices: tuple[str, ...], threads: int) -> Means:
+def _means(options: Options, run: Path, devices: tuple[str, ...], threads: int) -> Means:
     turns = Path(tempfile.gettempdir()) / f"uniformer_bench-{os.getuid()}"
     turns.mkdir(mode=0o700, exist_ok=True)
     trials = min(options.trials, options.space.size())
-    return Means(devices, threads, turns, trials, options.budget_s, options.timeout_s)
+    return Means(devices, threads, turns, run / "checkpoints", trials, options.budget_s, options.timeout_s)
 
 
 def _identity(options: Options, question: Question) -> dict[str, Any]:

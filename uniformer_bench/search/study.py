@@ -34,7 +34,9 @@ def sampler_of(name: str, seed: int) -> optuna.samplers.BaseSampler:
 
 def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
     if name == "tpe":
-        return optuna.samplers.TPESampler(seed=seed, multivariate=True, group=True, n_startup_trials=20)
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, group=True, n_startup_trials=20, constant_liar=False
+        )
     if name == "nsga2":
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
     if name == "gp":
@@ -63,7 +65,17 @@ class Study:
     def records(self) -> list[dict[str, Any]]:
         """The record of every trial that has one, in order of number."""
         trials = self._study.get_trials(deepcopy=False)
-        return [json.loads(trial.user_attrs[RECORD]) for trial in trials if RECORD in trial.user_attrs]
+        return [json.loads(t.user_attrs[RECORD]) for t in trials if RECORD in t.user_attrs and t.state.is_finished()]
+
+    def paused(self) -> list[tuple[optuna.Trial, dict[str, Any]]]:
+        """The trials that wait at a rung, with their records so far."""
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        waiting = [trial for trial in running if RECORD in trial.user_attrs]
+        return [(optuna.Trial(self._study, t._trial_id), json.loads(t.user_attrs[RECORD])) for t in waiting]
+
+    def pause(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
+        """Keeps what is known of a trial that waits at a rung; samplers are told when it ends."""
+        trial.set_user_attr(RECORD, json.dumps(record, allow_nan=False))
 
     def enqueue(self, picks: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Queues architectures, each with a name, to be suggested before all others."""
@@ -72,7 +84,8 @@ class Study:
 
     def requeue_orphans(self) -> int:
         """Closes what a dead driver left running, and queues it again; gives how many there were."""
-        orphans = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+        orphans = [trial for trial in running if RECORD not in trial.user_attrs]
         for orphan in orphans:
             self._study.tell(orphan.number, state=TrialState.FAIL, skip_if_finished=True)
             if orphan.params:
