@@ -215,3 +215,9 @@ def test_overrides_are_checked_as_the_file_is():
     with pytest.raises(UbenchError, match="unknown objective 'x'"):
         with_overrides(small(), objectives=("x",), constraints={})
     assert list(itertools.islice(small().baseline_picks(), 1))
+
+
+def test_a_number_is_no_yes_and_no_no():
+    assert Choice((1, 2, 0, True, False, None, [3, 5, 5], "local")).labels == (
+        "1", "2", "0", "yes", "no", "none", "3x5x5", "local"
+    )  # fmt: skip

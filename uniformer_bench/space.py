@@ -130,7 +130,9 @@ def random_pick(rng: random.Random) -> Pick:
 def _label(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "x".join(map(str, value))
-    return {None: "none", True: "yes", False: "no"}.get(value, str(value)) if not isinstance(value, str) else value
+    if isinstance(value, bool):  # of which 1 and 0 are none, though equal
+        return "yes" if value else "no"
+    return "none" if value is None else str(value)
 
 
 def _stage(stage: Mapping[str, Any], prefix: str, pick: Pick) -> dict[str, Any]:
