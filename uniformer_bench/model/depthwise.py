@@ -4,6 +4,7 @@ The gradient to the input of such a convolution is itself one, of the output's g
 kernel flipped on all axes, so it takes the fast forward path (oneDNN on channels-last memory).
 """
 
+import importlib.util
 from typing import Any
 
 import torch
@@ -12,9 +13,15 @@ from torch import Tensor
 
 from uniformer_bench.model import depthwise_cpu
 
+TRITON = importlib.util.find_spec("triton") is not None  # PyTorch's CUDA builds bring it
+
 
 def depthwise_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """x (B, C, T, H, W), weight (C, 1, t, h, w) with t, h, w odd, bias (C) or None -> (B, C, T, H, W)."""
+    if reason_against_triton(x, weight) is None:
+        from uniformer_bench.model import depthwise_triton  # imports Triton
+
+        return depthwise_triton.depthwise_conv3d(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
         return _Depthwise.apply(x, weight, bias)
     return _forward(x, weight, bias)
@@ -80,3 +87,18 @@ def own_kernel_serves(x: Tensor, grad: Tensor, weight: Tensor) -> bool:
         and weight[0].numel() > 1
         and x.numel() > 0
     )
+
+
+def reason_against_triton(x: Tensor, weight: Tensor) -> str | None:
+    """Why our Triton kernels do not compute this convolution and its gradients; None where they do, for their reuse
+    of what was read, where PyTorch's own GPU kernels read every input once a tap.
+    """
+    if x.device.type != "cuda" or torch.version.cuda is None:
+        return f"Triton kernels are for NVIDIA GPUs, x is on {x.device}"
+    if not TRITON:
+        return "Triton is not installed"
+    if any(tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16) for tensor in (x, weight)):
+        return f"Triton kernels are for float32, bfloat16 and float16, got {x.dtype} and {weight.dtype}"
+    if not 0 < x.numel() // max(1, x.shape[1]) < 2**31:
+        return f"Triton kernels are for 1 to 2**31 - 1 positions, x is {tuple(x.shape)}"
+    return None if weight[0].numel() > 1 else "a kernel of one tap is a scaling"
