@@ -51,7 +51,7 @@ def test_which_convolutions_are_left_to_pytorch(monkeypatch):
     assert reason_against_triton(torch.zeros(2, 4, 2, 3, 3), weight).endswith("x is on cpu")
     assert "got torch.float64" in reason_against_triton(gpu_tensor(2, 4, 2, 3, 3, dtype=torch.float64), weight)
     assert "positions" in reason_against_triton(gpu_tensor(0, 4, 2, 3, 3), weight)
-    assert "positions" in reason_against_triton(gpu_tensor(2**19, 4, 2**6, 2**3, 2**3), weight)
+    assert "positions" in reason_against_triton(gpu_tensor(2**18, 4, 2**6, 2**3, 2**3), weight)
     assert "one tap" in reason_against_triton(x, gpu_tensor(4, 1, 1, 1, 1))
     monkeypatch.setattr("uniformer_bench.model.depthwise.TRITON", False)
     assert reason_against_triton(x, weight) == "Triton is not installed"

@@ -99,6 +99,6 @@ def reason_against_triton(x: Tensor, weight: Tensor) -> str | None:
         return "Triton is not installed"
     if any(tensor.dtype not in (torch.float32, torch.bfloat16, torch.float16) for tensor in (x, weight)):
         return f"Triton kernels are for float32, bfloat16 and float16, got {x.dtype} and {weight.dtype}"
-    if not 0 < x.numel() // max(1, x.shape[1]) < 2**31:
-        return f"Triton kernels are for 1 to 2**31 - 1 positions, x is {tuple(x.shape)}"
+    if not 0 < x.numel() // max(1, x.shape[1]) < 2**30:
+        return f"Triton kernels are for 1 to 2**30 - 1 positions, x is {tuple(x.shape)}"
     return None if weight[0].numel() > 1 else "a kernel of one tap is a scaling"
