@@ -1,5 +1,8 @@
 """One trial: each phase spends nothing on what the one before refused, and what goes wrong is a state."""
 
+import contextlib
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -39,6 +42,25 @@ def test_all_numbers_of_a_trial(task):
     low, high = found.intervals["latency"]
     assert low <= found.metrics["latency"] <= high
     assert set(found.seconds) == {"build", "latency", "memory", "train", "accuracy"}
+
+
+def test_compiling_is_a_phase_of_its_own_in_which_others_go_on(task, monkeypatch):
+    seen, alone = [], Turns.alone
+
+    @contextlib.contextmanager
+    def noting(turns):
+        with alone(turns):
+            seen.append("alone")
+            yield
+
+    monkeypatch.setattr(Turns, "alone", noting)
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: seen.append("compile") or model)
+    task = task._replace(protocol=replace(task.protocol, compile=True), measure=("latency",))
+    found = evaluate(task)
+    assert seen == ["compile", "alone"]
+    assert set(found.seconds) == {"build", "compile", "latency"}
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: 1 / 0)
+    assert "torch.compile failed, so the model runs without it" in evaluate(task).warnings[0]
 
 
 def test_only_what_is_asked_is_measured(task):

@@ -96,6 +96,7 @@ def cli() -> None:
 @click.option("--sampler", default="tpe", show_default=True, help="tpe, nsga2, gp or random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@click.option("--compile", "compiled", is_flag=True, help="Measure latency under torch.compile.")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a GPU, or one a core]")
 @click.option("--storage", help="An Optuna storage URL.  [default: SQLite in the run's folder]")
 @click.option("--run", "run_name", help="The run's name.  [default: from the question asked]")
@@ -155,6 +156,7 @@ def _search_options(space: "Space", options: dict[str, Any]) -> Any:
         data=options["data"],
         device=options["device"],
         precision=options["precision"],
+        compile=options["compiled"],
         sampler=options["sampler"],
         seed=options["seed"],
         workers=options["workers"],

@@ -4,7 +4,6 @@ An unknown number is None with its reason beside it (a counter's note, memory's 
 MACs and bytes are those of one clip, times those of the batch.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -24,6 +23,7 @@ from uniformer_bench.measure.profile_table import profile_table as profile_table
 from uniformer_bench.measure.protocol import Protocol, check_precision
 from uniformer_bench.measure.roofline import Ceilings, bound, ceilings, verdict
 from uniformer_bench.model import UniFormer, build, clips_like, load_official_state_dict
+from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.spec import ArchSpec
 
 SCHEMA_VERSION = 1
@@ -204,16 +204,6 @@ def _model(
 
 
 def _compiled(model: nn.Module, clips: Tensor) -> tuple[Callable[[Tensor], Tensor], list[str]]:
-    """The compiled model after its first run, or the model itself and a sentence why."""
-    apart = "stages are timed without compilation"
-    try:
-        compiled = torch.compile(model)  # compiles in its first run
-        with warnings.catch_warnings(), torch.inference_mode():
-            warnings.simplefilter("ignore")  # compilers use deprecated parts of torch
-            compiled(clips)
-    except Exception as error:  # whatever a compiler may find
-        if is_out_of_memory(error):
-            raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        return model, [f"torch.compile failed, so everything is timed without it: {reason}"]
-    return compiled, [apart]
+    """The compiled model after its first run, or the model itself, and a sentence."""
+    run, notes = compile_model(model, clips)
+    return run, list(notes) or ["stages are timed without compilation"]

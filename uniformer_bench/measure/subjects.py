@@ -4,7 +4,6 @@ A setting overrides the protocol that both share. A checkpoint needs an architec
 """
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,8 +15,10 @@ from torch import nn
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest
 from uniformer_bench.measure.memory import is_out_of_memory
+from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol, check_precision
 from uniformer_bench.model import build, clips_like, load_official_state_dict
+from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.variants import find_variant
 
@@ -147,7 +148,8 @@ def make_ready(subject: Subject, protocol: Protocol, num_classes: int, seed: int
         model = model.eval().to(protocol.device, protocol.dtype())
         clips = clips.to(protocol.device, protocol.dtype())
         if protocol.compile:
-            run = _forward(_compiled(subject, model, clips), clips)
+            with thread_count(protocol.threads):  # what it is compiled for
+                run = _forward(_compiled(subject, model, clips), clips)
             return lambda: run
         _forward(model, clips)()
     except (RuntimeError, MemoryError) as error:
@@ -166,14 +168,7 @@ def _forward(model: Callable[[torch.Tensor], torch.Tensor], clips: torch.Tensor)
 
 
 def _compiled(subject: Subject, model: nn.Module, clips: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
-    try:
-        compiled = torch.compile(model)  # compiles in its first run
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # compilers use deprecated parts of torch
-            _forward(compiled, clips)()
-    except Exception as error:  # whatever a compiler may find
-        if is_out_of_memory(error):
-            raise
-        reason = f"{type(error).__name__}: {' '.join(str(error).split())[:160]}"
-        raise UbenchError(f"torch.compile failed for {subject.text}: {reason}") from None
-    return compiled
+    run, notes = compile_model(model, clips)
+    if notes:
+        raise UbenchError(f"{subject.text}: {notes[0]}")
+    return run

@@ -24,6 +24,7 @@ from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.model import build, clips_like
+from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.uniformer import UniFormer
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.turns import Turns
@@ -117,8 +118,7 @@ def _evaluate(task: Task, turns: Turns, found: Result) -> None:
 
 def _measure(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
     if "latency" in task.measure:
-        with turns.alone(), _timed(found, "latency"):
-            _latency(task, model, found)
+        _latency(task, model, turns, found)
         _check(task, found, "latency")
     if {"memory", "training_memory"} & set(task.measure):
         with _timed(found, "memory"):
@@ -132,7 +132,7 @@ def _timed(found: Result, phase: str) -> Iterator[None]:
     try:
         yield
     finally:
-        found.seconds[phase] = time.perf_counter() - start
+        found.seconds[phase] = found.seconds.get(phase, 0.0) + time.perf_counter() - start
 
 
 def _check(task: Task, found: Result, metric: str) -> None:
@@ -142,24 +142,38 @@ def _check(task: Task, found: Result, metric: str) -> None:
         raise _EndTrialError("infeasible", reason)
 
 
-def _latency(task: Task, model: UniFormer, found: Result) -> None:
+def _latency(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
+    """What takes long, compiling, is done while others go on; only the repeats are taken alone."""
     protocol = task.protocol
-    run = latency_run(model, task.spec, protocol)
     with thread_count(protocol.threads):
-        latency = measure_latency(run, protocol, budget_s=LATENCY_BUDGET_S)
+        with _timed(found, "compile" if protocol.compile else "latency"):
+            run, notes = latency_run(model, task.spec, protocol)
+        with turns.alone(), _timed(found, "latency"):
+            latency = measure_latency(run, protocol, budget_s=LATENCY_BUDGET_S)
     found.metrics["latency"] = latency.median
     found.metrics["throughput"] = 1000 * protocol.batch / latency.median
     if latency.ci95 is not None:
         found.intervals["latency"] = latency.ci95
-    found.warnings.extend(latency.warnings)
+    found.warnings.extend((*notes, *latency.warnings))
 
 
-def latency_run(model: UniFormer, spec: ArchSpec, protocol: Protocol) -> Run:
-    """A forward pass of a copy of `model` as the protocol has it: training needs the fp32 weights."""
+class LatencyRun(NamedTuple):
+    """A forward pass, and a sentence where the protocol wants it compiled and it cannot be."""
+
+    run: Run
+    notes: tuple[str, ...]
+
+
+def latency_run(model: UniFormer, spec: ArchSpec, protocol: Protocol) -> LatencyRun:
+    """A forward pass of a copy of `model` as the protocol has it: training needs the fp32 weights.
+
+    A compiled one holds for the number of threads at the time.
+    """
     subject = copy.deepcopy(model).to(protocol.device, protocol.dtype()).eval()
     clips = clips_like(spec, protocol.batch, protocol.frames, protocol.size)
     clips = clips.to(protocol.device, protocol.dtype())
-    return lambda: subject(clips)
+    forward, notes = compile_model(subject, clips) if protocol.compile else (subject, ())
+    return LatencyRun(lambda: forward(clips), notes)
 
 
 def _memory(task: Task, model: UniFormer, found: Result) -> None:

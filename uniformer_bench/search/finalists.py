@@ -52,10 +52,11 @@ def finalists_of(front: Sequence[Record], records: Sequence[Record]) -> list[Rec
 
 def hold(contest: Contest) -> list[dict[str, Any]]:
     """The latency of every architecture as a document, in a worker process, while all else of ours waits."""
-    runs = [latency_run(build(spec, contest.num_classes), spec, contest.protocol) for spec in contest.specs]
-    turns = turns_of(contest.turns)
-    with turns.working(), turns.alone(), thread_count(contest.protocol.threads):
-        found = measure_latencies(runs, contest.protocol, budget_s=contest.budget_s, seed=contest.seed)
+    protocol, turns = contest.protocol, turns_of(contest.turns)
+    with thread_count(protocol.threads):
+        runs = [latency_run(build(spec, contest.num_classes), spec, protocol).run for spec in contest.specs]
+        with turns.working(), turns.alone():
+            found = measure_latencies(runs, protocol, budget_s=contest.budget_s, seed=contest.seed)
     return [latency.to_dict() for latency in found]
 
 

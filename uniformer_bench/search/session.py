@@ -40,6 +40,7 @@ class Options(NamedTuple):
     data: str
     device: str
     precision: str
+    compile: bool
     sampler: str
     seed: int
     workers: int | None
@@ -104,6 +105,7 @@ def _question(options: Options) -> tuple[Question, tuple[str, ...], int]:
     protocol = Protocol(
         device=device,
         precision=options.precision,
+        compile=options.compile,
         batch=space.input.batch,
         frames=space.input.frames,
         size=space.input.size,

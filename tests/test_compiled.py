@@ -1,0 +1,157 @@
+"""Compiled models agree with themselves uncompiled, are compiled once on a machine, and fall back with a word."""
+
+import gc
+import json
+import os
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from torch import nn
+from torch._dynamo.utils import counters
+
+from tests.test_measure_clocks import Cuda
+from uniformer_bench.measure.clocks import capture_graph
+from uniformer_bench.model import build, clips_like
+from uniformer_bench.model.compiled import FOLDER, compile_model
+from uniformer_bench.spec import ArchSpec, PatchSpec, StageSpec
+
+CLIP = 1, 4, (16, 16)
+TINY = ArchSpec(stages=(StageSpec(mixer="local", depth=1, width=8, kernel=(1, 3, 3)),))
+ODD = ArchSpec(
+    stem=PatchSpec(kernel=(1, 3, 3), stride=(1, 2, 2), kind="conv", layers=2),
+    stages=(
+        StageSpec(mixer="local", depth=1, width=8, kernel=(3, 1, 1), dpe_kernel=None, layer_scale=0.5),
+        StageSpec(mixer="split", depth=1, width=16, head_dim=8, ffn=False),
+        StageSpec(mixer="global", depth=1, width=16, head_dim=8),
+    ),
+)
+OTHER_PROCESS = """
+import json, torch
+from torch._dynamo.utils import counters
+from tests.test_compiled import CLIP, TINY, compiled_like
+compiled_like(TINY)
+print(json.dumps(counters["inductor"]))
+"""
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Like a worker, and like the other process of these tests."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder(tmp_path_factory):
+    """An empty cache of compiled code for this file."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path_factory.mktemp("inductor")))
+        yield
+
+
+def compiled_like(spec, seed=0):
+    """(model, clips, what it compiled to)."""
+    torch.manual_seed(seed)
+    model, clips = build(spec, 3).eval(), clips_like(spec, *CLIP)
+    return model, clips, compile_model(model, clips)
+
+
+def graphs():
+    return counters["stats"]["unique_graphs"]
+
+
+def test_it_agrees_with_the_model_and_is_compiled_once():
+    before = graphs()
+    model, clips, found = compiled_like(ODD)
+    assert found.notes == ()
+    assert graphs() == before + 1  # the whole forward pass, in one graph
+    with torch.no_grad():
+        want = model(clips)
+    torch.testing.assert_close(found.run(clips), want, rtol=1e-4, atol=1e-5)
+    found.run(clips + 1)
+    with torch.inference_mode():
+        found.run(clips)
+    assert not found.run(clips).requires_grad
+    assert graphs() == before + 1
+    assert not counters["graph_break"]
+
+
+def test_the_same_architecture_is_compiled_once_on_a_machine():
+    compiled_like(TINY)  # by this test or another one
+    before = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
+    model, clips, found = compiled_like(TINY, seed=1)  # with other weights
+    assert counters["inductor"]["fxgraph_cache_hit"] == before[0] + 1
+    assert counters["inductor"]["fxgraph_cache_miss"] == before[1]
+    with torch.no_grad():
+        torch.testing.assert_close(found.run(clips), model(clips), rtol=1e-4, atol=1e-5)
+    words = [sys.executable, "-c", OTHER_PROCESS]
+    there = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
+    assert there["fxgraph_cache_hit"] == 1
+    assert "fxgraph_cache_miss" not in there
+
+
+def test_any_number_of_models_of_one_class_and_none_stays_behind():
+    runs, models = [], []
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for seed in range(4):
+            model, clips, found = compiled_like(TINY, seed)
+            runs.append(found.run)
+            models.append(weakref.ref(model))
+        before = graphs()
+        assert len({run(clips).sum().item() for run in runs}) == 4  # each with its own weights
+        assert graphs() == before  # a later model does not drive out what an earlier one compiled to
+    del model, found, runs
+    gc.collect()
+    assert [reference() for reference in models] == [None] * 4
+
+
+def test_a_missing_compiler_is_a_word(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
+        model, clips, found = compiled_like(TINY)
+    (note,) = found.notes
+    assert note.startswith("torch.compile failed, so the model runs without it: ")
+    assert "No working C++ compiler found" in note
+    assert "TORCHDYNAMO_VERBOSE" not in note
+    with torch.inference_mode():
+        assert torch.equal(found.run(clips), model(clips))
+
+
+def test_what_the_model_raises_is_raised():
+    class Full(nn.Module):
+        def forward(self, clips):
+            raise MemoryError("no room")
+
+    with pytest.raises(MemoryError, match="no room"):
+        compile_model(Full(), torch.zeros(1))
+
+
+def test_the_cache_is_in_the_user_s_folder_unless_named(monkeypatch, tmp_path):
+    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+    monkeypatch.setattr("uniformer_bench.model.compiled.cache_dir", lambda explicit: tmp_path)
+    monkeypatch.setattr(torch, "compile", lambda model, dynamic: model)
+    compiled_like(TINY)
+    assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / FOLDER)
+
+
+def test_no_graph_is_captured_but_by_the_clock(monkeypatch):
+    """A CUDA graph holds a compiled model like any other, as long as the compiler captures none itself."""
+    asked = []
+
+    def noting(model, **options):
+        asked.append(options)
+        return model
+
+    monkeypatch.setattr(torch, "compile", noting)
+    _, clips, found = compiled_like(TINY)
+    assert asked == [{"dynamic": False}]  # no mode: "reduce-overhead" and "max-autotune" capture graphs
+    assert not torch._inductor.config.triton.cudagraphs
+    cuda, runs = Cuda(), []
+    _, reason = capture_graph(lambda: runs.append(found.run(clips)), "cuda:0", cuda)
+    assert reason is None
+    assert len(runs) == 3 + 1  # on the side stream to warm up, and in the capture
