@@ -136,13 +136,11 @@ def figure(series: dict[str, list[dict[str, Any]]], words: list[str]) -> str:
     for column, (axis, rows) in enumerate(series.items()):
         for row, measure in enumerate(MEASURES):
             panels.append(panel(rows, axis, measure, LEFT + column * (PANEL_W + LEFT), TOP + row * (PANEL_H + TOP)))
-    width, height = 3 * (PANEL_W + LEFT) + 100, 3 * (PANEL_H + TOP) + 60
-    label = escape("; ".join(words))
-    notes = "".join(
-        f'<text x="{LEFT}" y="{height - 14 * (len(words) - i)}">{escape(w)}</text>' for i, w in enumerate(words)
-    )
+    width, bottom = 3 * (PANEL_W + LEFT) + 100, TOP + 3 * (PANEL_H + TOP)
+    height, label = bottom + 14 * len(words), escape("; ".join(words))
+    notes = "".join(f'<text x="{LEFT}" y="{bottom + 14 * i}">{escape(word)}</text>' for i, word in enumerate(words))
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height + 10}" role="img" aria-label="{label}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" role="img" aria-label="{label}" '
         f'font-family="sans-serif" font-size="12"><rect width="100%" height="100%" fill="#fff"/>'
         f'{"".join(panels)}{notes}</svg>\n'
     )  # fmt: skip
@@ -161,12 +159,14 @@ def panel(rows: list[dict[str, Any]], axis: str, measure: str, left: float, top:
     for value in ticks(y):
         parts.append(f'<path d="M{x.start} {y.at(value):.1f}H{x.end}" stroke="#ddd"/>')
         parts.append(f'<text x="{x.start - 6}" y="{y.at(value) + 4:.1f}" text-anchor="end">{number(value, 1)}</text>')
+    ends, below = dict[str, float](), y.end
+    for mixer in sorted(MIXERS, key=lambda mixer: -max(r[measure] for r in rows if r["mixer"] == mixer)):
+        ends[mixer] = below = max(y.at(scale * max(r[measure] for r in rows if r["mixer"] == mixer)) + 4, below + 13)
     for mixer in MIXERS:
-        points = [(x.at(r[axis]), y.at(scale * r[measure])) for r in rows if r["mixer"] == mixer]
-        line = "L".join(f"{px:.1f} {py:.1f}" for px, py in points)
+        line = "L".join(f"{x.at(r[axis]):.1f} {y.at(scale * r[measure]):.1f}" for r in rows if r["mixer"] == mixer)
         stroke = f'stroke="{COLOURS[mixer]}" stroke-dasharray="{DASHES[mixer]}"'
         parts.append(f'<path d="M{line}" fill="none" stroke-width="2" {stroke}/>')
-        parts.append(f'<text x="{x.end + 4}" y="{points[-1][1] + 4:.1f}" fill="{COLOURS[mixer]}">{mixer}</text>')
+        parts.append(f'<text x="{x.end + 4}" y="{ends[mixer]:.1f}" fill="{COLOURS[mixer]}">{mixer}</text>')
     return "".join(parts)
 
 

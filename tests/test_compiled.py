@@ -19,8 +19,7 @@ from uniformer_bench.model.compiled import FOLDER, compile_model
 from uniformer_bench.spec import ArchSpec, PatchSpec, StageSpec
 
 CLIP = 1, 4, (16, 16)
-TINY = ArchSpec(stages=(StageSpec(mixer="local", depth=1, width=8, kernel=(1, 3, 3)),))
-ODD = ArchSpec(
+SPEC = ArchSpec(
     stem=PatchSpec(kernel=(1, 3, 3), stride=(1, 2, 2), kind="conv", layers=2),
     stages=(
         StageSpec(mixer="local", depth=1, width=8, kernel=(3, 1, 1), dpe_kernel=None, layer_scale=0.5),
@@ -31,8 +30,8 @@ ODD = ArchSpec(
 OTHER_PROCESS = """
 import json, torch
 from torch._dynamo.utils import counters
-from tests.test_compiled import CLIP, TINY, compiled_like
-compiled_like(TINY)
+from tests.test_compiled import SPEC, compiled_like
+compiled_like(SPEC)
 print(json.dumps(counters["inductor"]))
 """
 
@@ -67,7 +66,7 @@ def graphs():
 
 def test_it_agrees_with_the_model_and_is_compiled_once():
     before = graphs()
-    model, clips, found = compiled_like(ODD)
+    model, clips, found = compiled_like(SPEC)
     assert found.notes == ()
     assert graphs() == before + 1  # the whole forward pass, in one graph
     with torch.no_grad():
@@ -82,9 +81,9 @@ def test_it_agrees_with_the_model_and_is_compiled_once():
 
 
 def test_the_same_architecture_is_compiled_once_on_a_machine():
-    compiled_like(TINY)  # by this test or another one
+    compiled_like(SPEC)  # by this test or another one
     before = counters["inductor"]["fxgraph_cache_hit"], counters["inductor"]["fxgraph_cache_miss"]
-    model, clips, found = compiled_like(TINY, seed=1)  # with other weights
+    model, clips, found = compiled_like(SPEC, seed=1)  # with other weights
     assert counters["inductor"]["fxgraph_cache_hit"] == before[0] + 1
     assert counters["inductor"]["fxgraph_cache_miss"] == before[1]
     with torch.no_grad():
@@ -99,7 +98,7 @@ def test_any_number_of_models_of_one_class_and_none_stays_behind():
     runs, models = [], []
     with torch._dynamo.config.patch(recompile_limit=2):
         for seed in range(4):
-            model, clips, found = compiled_like(TINY, seed)
+            model, clips, found = compiled_like(SPEC, seed)
             runs.append(found.run)
             models.append(weakref.ref(model))
         before = graphs()
@@ -113,7 +112,7 @@ def test_any_number_of_models_of_one_class_and_none_stays_behind():
 def test_a_missing_compiler_is_a_word(monkeypatch, tmp_path):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     with torch._inductor.config.patch({"cpp.cxx": (None, "no-such-compiler")}):
-        model, clips, found = compiled_like(TINY)
+        model, clips, found = compiled_like(SPEC)
     (note,) = found.notes
     assert note.startswith("torch.compile failed, so the model runs without it: ")
     assert "No working C++ compiler found" in note
@@ -135,7 +134,7 @@ def test_the_cache_is_in_the_user_s_folder_unless_named(monkeypatch, tmp_path):
     monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
     monkeypatch.setattr("uniformer_bench.model.compiled.cache_dir", lambda explicit: tmp_path)
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: model)
-    compiled_like(TINY)
+    compiled_like(SPEC)
     assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / FOLDER)
 
 
@@ -148,7 +147,7 @@ def test_no_graph_is_captured_but_by_the_clock(monkeypatch):
         return model
 
     monkeypatch.setattr(torch, "compile", noting)
-    _, clips, found = compiled_like(TINY)
+    _, clips, found = compiled_like(SPEC)
     assert asked == [{"dynamic": False}]  # no mode: "reduce-overhead" and "max-autotune" capture graphs
     assert not torch._inductor.config.triton.cudagraphs
     cuda, runs = Cuda(), []
