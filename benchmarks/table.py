@@ -3,9 +3,10 @@
     python benchmarks/table.py results/2026-11-23_tiny_table --architectures 400      about 45 minutes on one core
 
 One line of JSON an architecture, appended as it ends, so that it may be stopped and started again. `--seeds 3` trains
-the first ones again with other seeds, and `--shard 0/2` takes every second. A line holds the accuracy at shares of the
-run and the validation loss, by the weights as they are (`raw`) and by their moving average (`average`), the mean
-training loss of each tenth of the run, and with `--own-end 0.25` the accuracy of a run a quarter as long whose schedule ends in it.
+the first ones again with other seeds, and `--shard 0/2` takes every second. A line holds, at shares of the run, the
+accuracy and the validation loss by the weights as they are (`raw`) and by their moving average (`average`), the mean
+training loss of each tenth of the run, and with `--own-end 0.25` the accuracy of a run a quarter as long whose schedule
+ends in it.
 """
 
 import argparse
