@@ -8,10 +8,12 @@ import torch
 
 from tests.test_train import light_and_dark
 from uniformer_bench.data.clips import Clips
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.energy import Energy
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search import evaluate as module
-from uniformer_bench.search.evaluate import Task, evaluate, trained_spec
+from uniformer_bench.search.evaluate import Task, check_measurable, evaluate, trained_spec
 from uniformer_bench.search.turns import Turns
 from uniformer_bench.variants import variant
 
@@ -84,6 +86,30 @@ def test_a_trial_pauses_at_a_rung_and_ends_as_if_it_had_not(task, tmp_path):
     (tmp_path / "deep" / "7.pt").unlink()  # lost: it starts again, and comes to the same
     again = evaluate(task._replace(resumed=True))
     assert [rung["loss"] for rung in again.rungs] == [loss for _, _, loss in losses]
+
+
+def test_energy_is_measured_alone_on_what_counts_it(task, monkeypatch):
+    seen = []
+
+    def measured(run, protocol, *, window_s):
+        seen.append((tuple(run().shape), protocol, window_s))
+        return Energy(joules_per_clip=0.5, warnings=("warm",))
+
+    monkeypatch.setattr(module, "measure_energy", measured)
+    found = evaluate(task._replace(measure=("energy",)))
+    assert found.metrics == {"energy": 0.5}
+    assert (set(found.seconds), found.warnings) == ({"build", "energy"}, ["warm"])
+    assert seen == [((1, 2), task.protocol, 2.0)]
+
+
+def test_energy_that_nobody_counts_is_refused_and_never_made_up(task):
+    with pytest.raises(UbenchError, match="energy must be counted on cpu, got none: no energy counter is read on cpu"):
+        evaluate(task._replace(measure=("energy",)))
+    with pytest.raises(
+        UbenchError, match="energy must be measured on a GPU that counts it, got cpu: no energy counter"
+    ):
+        check_measurable(("energy",), ("cpu", "cpu"))
+    check_measurable(("latency",), ("cpu",))
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,14 @@ def test_overrides_are_checked_as_the_file_is():
     assert (space.objectives, dict(space.constraints)) == (("macs",), {"max_gmacs": 1})
     with pytest.raises(UbenchError, match="unknown objective 'x'"):
         with_overrides(small(), objectives=("x",), constraints={})
+    with pytest.raises(UbenchError, match="an objective must be measured, got energy left out"):
+        with_overrides(small(), objectives=("accuracy", "energy"), constraints={})
+
+
+def test_energy_is_measured_on_request_only():
+    assert "energy" not in small().measure
+    asked = small("stages:", "measure: [accuracy, energy]\nobjectives: [accuracy, energy]\nstages:")
+    assert (asked.measure, asked.objectives) == (("accuracy", "energy"),) * 2
     assert list(itertools.islice(small().baseline_picks(), 1))
 
 

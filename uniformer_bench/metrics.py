@@ -25,6 +25,7 @@ _ROWS = (
     Metric("accuracy", "accuracy", "validation accuracy", "%", "maximize", 100),
     Metric("latency", "latency_ms", "latency", "ms", "minimize"),
     Metric("throughput", "throughput_clips_per_s", "throughput", "clips/s", "maximize"),
+    Metric("energy", "joules_per_clip", "energy", "J/clip", "minimize"),
     Metric("macs", "macs", "MACs", "G", "minimize", 1e-9),
     Metric("flops", "flops", "FLOPs", "G", "minimize", 1e-9),
     Metric("params", "params", "parameters", "M", "minimize", 1e-6),

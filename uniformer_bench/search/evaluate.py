@@ -7,7 +7,7 @@ short run and its accuracy. What goes wrong is a state with a reason, never an e
 import copy
 import functools
 import time
-from collections.abc import Iterator, MutableSequence
+from collections.abc import Collection, Iterable, Iterator, MutableSequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,9 @@ import torch
 
 from uniformer_bench.data import load_clips
 from uniformer_bench.data.clips import Clips
+from uniformer_bench.errors import UbenchError
 from uniformer_bench.measure.accuracy import accuracy
+from uniformer_bench.measure.energy import LEAST_WINDOW_S, measure_energy, open_meter
 from uniformer_bench.measure.latency import Run, measure_latency
 from uniformer_bench.measure.memory import is_out_of_memory, peak_memory
 from uniformer_bench.measure.profile import thread_count
@@ -32,6 +34,7 @@ from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import ShortRun, to_input
 
 LATENCY_BUDGET_S = 0.3
+ENERGY_WINDOW_S = LEAST_WINDOW_S
 
 
 class Task(NamedTuple):
@@ -120,6 +123,9 @@ def _measure(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
     if "latency" in task.measure:
         _latency(task, model, turns, found)
         _check(task, found, "latency")
+    if "energy" in task.measure:
+        with turns.alone(), _timed(found, "energy"):
+            _energy(task, model, found)
     if {"memory", "training_memory"} & set(task.measure):
         with _timed(found, "memory"):
             _memory(task, model, found)
@@ -140,6 +146,14 @@ def _check(task: Task, found: Result, metric: str) -> None:
     reason = broken_limit({key: value for key, value in found.metrics.items() if key == metric}, task.constraints)
     if reason:
         raise _EndTrialError("infeasible", reason)
+
+
+def check_measurable(measure: Collection[str], devices: Iterable[str]) -> None:
+    """Raises UbenchError where energy is to be measured on a device that does not count it."""
+    for device in dict.fromkeys(devices) if "energy" in measure else ():
+        meter = open_meter(device)
+        if isinstance(meter, str):
+            raise UbenchError(f"energy must be measured on a GPU that counts it, got {device}: {meter}")
 
 
 def _latency(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
@@ -174,6 +188,15 @@ def latency_run(model: UniFormer, spec: ArchSpec, protocol: Protocol) -> Latency
     clips = clips.to(protocol.device, protocol.dtype())
     forward, notes = compile_model(subject, clips) if protocol.compile else (subject, ())
     return LatencyRun(lambda: forward(clips), notes)
+
+
+def _energy(task: Task, model: UniFormer, found: Result) -> None:
+    run, _ = latency_run(model, task.spec, task.protocol)  # its notes were given with the latency
+    energy = measure_energy(run, task.protocol, window_s=ENERGY_WINDOW_S)
+    if energy.joules_per_clip is None:
+        raise UbenchError(f"energy must be counted on {task.protocol.device}, got none: {energy.reason}")
+    found.metrics["energy"] = energy.joules_per_clip
+    found.warnings.extend(energy.warnings)
 
 
 def _memory(task: Task, model: UniFormer, found: Result) -> None:
