@@ -204,6 +204,14 @@ def test_a_measured_limit_ends_a_trial_before_it_trains(folder):
         assert "train" not in record["seconds"]
 
 
+def test_energy_is_refused_before_any_training_where_nobody_counts_it(folder):
+    (folder / "energy.yaml").write_text(SPACE + "measure: [accuracy, energy]\nobjectives: [accuracy, energy]\n")
+    words = ("--space", str(folder / "energy.yaml"), "--device", "cpu", "--run", "energy", "--trials", "2")
+    _, error = ubench(folder, *words, code=1)
+    assert error.startswith("ubench: energy must be measured on a GPU that counts it, got cpu: no energy counter")
+    assert not (folder / "results" / "energy").exists()
+
+
 def test_a_small_space_is_exhausted(folder):
     (folder / "three.yaml").write_text(
         SPACE.replace("width: [8, 16], dpe_kernel: [null, 3]", "width: 8").replace(

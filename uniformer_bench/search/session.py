@@ -21,6 +21,7 @@ from uniformer_bench.measure.environment import environment
 from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, devices_like, resolve_device
 from uniformer_bench.report import write_report
 from uniformer_bench.search.driver import Before, Means, Progress, Question, Search, Stopped
+from uniformer_bench.search.evaluate import check_measurable
 from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.pareto import Scale
@@ -114,6 +115,7 @@ def _question(options: Options) -> tuple[Question, tuple[str, ...], int]:
     devices = devices_like(device) if device.startswith("cuda") else (device,) * (cores if device == "cpu" else 1)
     workers = options.workers or len(devices)
     devices = tuple(devices[i % len(devices)] for i in range(workers))
+    check_measurable(space.measure, devices)
     return Question(space, clips, arguments, protocol, options.seed), devices, max(1, cores // workers)
 
 
