@@ -11,8 +11,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from uniformer_bench.files import write_whole
 from uniformer_bench.metrics import METRICS
 from uniformer_bench.report import architectures, evidence, sections
@@ -37,6 +35,8 @@ def write_report(run_path: str | Path, reports_dir: str | Path) -> Path:
 
 def render(run: Run) -> str:
     """The page as text."""
+    from plotly.offline import get_plotlyjs  # here, because a profile's page is drawn without it
+
     page = contents(run)
     scripts = [get_plotlyjs(), "\n".join(_asset(name) for name in SCRIPTS)]
     style = "\n".join(_asset(name) for name in STYLES)
