@@ -153,9 +153,11 @@ def test_others_are_neither_this_process_nor_its_children():
     assert hidden.reason == "other_processes: this process is not among the 1 listed, as in a container"
 
 
-def test_the_doctor_says_the_same_of_the_same_bits():
-    assert checks.SLOWDOWNS.items() <= EVENT_REASONS.items()
-    assert set(checks.SLOWDOWNS.values()) <= SLOWING
+@pytest.mark.parametrize(("bit", "word"), EVENT_REASONS.items())
+def test_the_doctor_warns_of_the_same_bits(bit, word):
+    (clocks, _) = checks.check_gpus(f"0, {bit:#018x}, 50", "", 1)
+    assert clocks.state == ("warn" if word in SLOWING else "ok")
+    assert (word in clocks.found) == (word in SLOWING)
 
 
 def test_the_real_library_has_the_names_and_bits_that_the_fake_has():

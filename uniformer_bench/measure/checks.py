@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from uniformer_bench.measure.gpu import SLOWING, decode_events
 from uniformer_bench.measure.latency import quantile
 
 OK, WARN, UNKNOWN = "ok", "warn", "unknown"
@@ -17,15 +18,6 @@ STOLEN = 0.01  # the share of processor time that a host may take
 TIGHT = 0.1  # of memory available, below which pages may be written out
 COARSE_S = 1e-5  # a step of the clock above which a millisecond is a hundred of them or fewer
 SPREAD = 0.1  # of equal work, p10 to p90, on a machine that keeps still
-
-# Bits of NVML's clocks event reasons that slow a GPU down; idle (1) and clocks that somebody set (2, 16) do not.
-SLOWDOWNS = {
-    0x4: "power cap",
-    0x8: "hardware slowdown",
-    0x20: "heat (software)",
-    0x40: "heat (hardware)",
-    0x80: "power brake",
-}
 
 # Releases known to be slow at what we measure: (library, version, what is slow, what to do).
 SLOW_RELEASES = (
@@ -219,7 +211,7 @@ def _check_clocks(index: str, reasons: str, celsius: str = "?") -> Check:
     name = f"GPU {index} clocks"
     if not re.fullmatch(r"0x[0-9a-fA-F]+", reasons):
         return Check(name, UNKNOWN, f"nvidia-smi says {reasons!r}")
-    slow = [what for bit, what in SLOWDOWNS.items() if int(reasons, 16) & bit]
+    slow = [word for word in decode_events(int(reasons, 16)) if word in SLOWING]
     if not slow:
         return Check(name, OK, f"not held back, {celsius} °C")
     return Check(name, WARN, f"held back by {', '.join(slow)}, {celsius} °C", "cool it, raise its power limit, or wait")
