@@ -4,14 +4,13 @@ import json
 import math
 import random
 import statistics
-import sys
-import types
 
 import pytest
 import torch
 
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import to_json
+from uniformer_bench.measure import compare as room
 from uniformer_bench.measure import subjects
 from uniformer_bench.measure.compare import Arm, Arms, Clock, clock_for, compare, take
 from uniformer_bench.measure.comparison import (
@@ -23,7 +22,15 @@ from uniformer_bench.measure.comparison import (
     parse_percent,
 )
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.measure.subjects import Input, Subject, make_ready, parse_subject, usual_input
+from uniformer_bench.measure.subjects import (
+    Input,
+    Ready,
+    Subject,
+    make_ready,
+    named_subject,
+    parse_subject,
+    usual_input,
+)
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.variants import variant
@@ -176,6 +183,11 @@ def test_the_document_has_the_contract(document):
     assert document["a"]["median_ms"] > 0
 
 
+def _ready(word):
+    """A subject whose runs say a word."""
+    return Ready(lambda: lambda: word, ())
+
+
 def test_a_rigged_clock_gives_the_verdict_of_the_whole_and_the_limit_its_answer():
     machine = Machine(0)
 
@@ -186,8 +198,8 @@ def test_a_rigged_clock_gives_the_verdict_of_the_whole_and_the_limit_its_answer(
     def compared(words, **options):
         ready = iter(words)
         with pytest.MonkeyPatch.context() as patch:
-            module = sys.modules["uniformer_bench.measure.compare"]
-            patch.setattr(module, "make_ready", lambda *_: (lambda word: lambda: lambda: word)(next(ready)))
+            module = room
+            patch.setattr(module, "make_ready", lambda *_: _ready(next(ready)))
             a = parse_subject("micro")
             clock = machine.clock._replace(time=rigged, others=lambda: 1.5 * machine.seconds)
             return compare(a, a, base=AT, num_classes=5, budget_s=1.0, clock=clock, **options)
@@ -279,15 +291,19 @@ def test_clocks(monkeypatch):
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "device", torch.device)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: log.append("wait"))
+    monkeypatch.setattr(room, "l2_flush", lambda device: lambda: log.append(f"flush {device}"))
     gpu = clock_for(*[Protocol(device="cuda:1", frames=8, size=(32, 32))] * 2)
     assert gpu.name == "events"
     assert gpu.time(lambda: log.append("run"), 3) == 3
+    log.clear()
+    assert gpu.cold_time(lambda: log.append("run"), 3) == 3  # seconds, the flushes before the events left out
+    assert log == ["flush cuda:1", "run"] * 3 + ["wait"]
 
 
 def test_subjects_with_different_threads_get_theirs_before_every_sample(monkeypatch):
     timed, before, machine = set(), torch.get_num_threads(), Machine(0)
-    module = sys.modules["uniformer_bench.measure.compare"]
-    monkeypatch.setattr(module, "make_ready", lambda subject, *_: lambda: lambda: subject.text)
+    module = room
+    monkeypatch.setattr(module, "make_ready", lambda subject, *_: _ready(subject.text))
 
     def rigged(run, n):
         timed.add((run(), torch.get_num_threads()))
@@ -341,7 +357,9 @@ def test_subjects_may_be_spec_files(tmp_path):
     [
         ("micr", "unknown variant 'micr', did you mean micro"),
         ("absent.yaml", "absent.yaml cannot be read"),
-        ("w.pth", r"a checkpoint needs an architecture, as in s@checkpoint=w.pth, got 'w.pth'"),
+        ("absent.pth", "absent.pth cannot be read: No such file"),
+        ("w.pth@checkpoint=pyproject.toml", "a file of weights has no other checkpoint, got 'w.pth@"),
+        ("s@graph=maybe", "graph must be true or false, got 'maybe'"),
         ("s@precison=bf16", "unknown setting 'precison' in .*, did you mean precision"),
         ("s@bf16", "must read name=value, got 'bf16'"),
         ("s@batch=", "must read name=value, got 'batch='"),
@@ -360,6 +378,9 @@ def test_bad_subjects_are_refused(text, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("s@cache=hot", "cache must be one of cold, warm, got 'hot'"),
+        ("s@cache=warm", "cache must be left out but on a CUDA device, got 'warm' on cpu"),
+        ("s@graph=true", "graph must be False but on a CUDA device, got True on cpu"),
         ("s@precision=int3", "precision must be one of fp32, bf16, fp16, got 'int3'"),
         ("s@batch=0", "batch must be a positive integer, got 0"),
         ("s@size=1x2x3", r"size must be one number or two \(height, width\), got \(1, 2, 3\)"),
@@ -373,7 +394,7 @@ def test_bad_values_are_refused_by_the_protocol(text, message):
 def test_ready_subjects_are_the_seeded_model_at_new_places(monkeypatch):
     subject = parse_subject("micro")
     before = torch.random.get_rng_state()
-    fresh = make_ready(subject, AT, 5, seed=3)
+    fresh = make_ready(subject, AT, 5, seed=3).fresh
     assert torch.equal(torch.random.get_rng_state(), before)
     first, second = fresh(), fresh()
     with torch.random.fork_rng():
@@ -393,26 +414,129 @@ def _tensors(value):
     return list(value.parameters()) if isinstance(value, torch.nn.Module) else [value]
 
 
-def test_checkpoints_are_read_for_the_subject_that_names_one(monkeypatch, tmp_path):
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of a small model's, whose head_dim is the 64 that is assumed of it: LG, 7 classes."""
+    stages = [{"mixer": m, "depth": 1, "width": 64, "dpe_kernel": [1, 1, 1]} for m in ("local", "global")]
     torch.manual_seed(11)
-    donor = build(variant("micro"), 5).eval()
-    module = types.ModuleType("uniformer_bench.model.checkpoints")
-    read = []
-    module.read_checkpoint = lambda path: read.append(path) or donor.state_dict()
-    monkeypatch.setitem(sys.modules, module.__name__, module)
-    path = tmp_path / "w.pth"
-    path.write_bytes(b"")
-    run = make_ready(parse_subject(f"micro@checkpoint={path}"), AT, 5, seed=0)()
+    path = tmp_path_factory.mktemp("weights") / "seven.pth"
+    donor = build(ArchSpec.from_dict({"stages": stages}), 7).eval()
+    torch.save({"model": donor.state_dict()}, path)
+    return path, donor
+
+
+def test_checkpoints_are_read_for_the_subject_that_names_one(weights, tmp_path):
+    path, donor = weights
+    spec = tmp_path / "spec.yaml"
+    spec.write_text(to_json(donor.spec.to_dict()))
+    same, other = (make_ready(parse_subject(f"{spec}@checkpoint={path}"), AT, n, seed=0) for n in (7, 5))
     with torch.inference_mode():
-        assert torch.equal(run(), donor(clips_like(variant("micro"), 1, 8, (32, 32), 0)))
-    assert read == [path]
+        assert torch.equal(same.fresh()(), donor(clips_like(donor.spec, 1, 8, (32, 32), 0)))
+    assert same.notes[0] == "the weights are those under 'model'"
+    assert "the head for 7 classes is left out: that for 5 stays as it was" in other.notes
+
+
+def test_weights_alone_are_a_subject_of_their_own_architecture(weights):
+    path, donor = weights
+    subject = parse_subject(f"{path}@batch=2")
+    assert (subject.variant, subject.checkpoint, subject.settings) == (None, path, {"batch": 2})
+    assert subject.spec.id == named_subject(None, None, path).spec.id == donor.spec.id
+    assert any("strides" in note and "assumed" in note for note in subject.notes)
+    assert usual_input(subject) == Input(16, (224, 224), 7)
+    ready = make_ready(subject, AT, 7, seed=0)
+    with torch.inference_mode():
+        assert torch.equal(ready.fresh()(), donor(clips_like(donor.spec, 1, 8, (32, 32), 0)))
+    assert len(ready.notes) == len(set(ready.notes)) == 3  # container, strides, head_dim; said once each
+
+
+def test_weights_of_images_are_given_clips_of_one_frame_and_released_files_their_head_dim(tmp_path):
+    path = tmp_path / "uniformer_small_plus_in1k.pth"
+    torch.save(build(variant("image_s_plus"), 1000).state_dict(), path)
+    subject = parse_subject(str(path))
+    assert usual_input(subject) == Input(1, (224, 224), 1000)
+    assert subject.spec.head_dim == 32
+    assert "head_dim 32, as the official uniformer_small_plus_in1k.pth was trained with" in subject.notes
+
+
+def test_weights_that_64_does_not_suit_ask_for_their_architecture(tmp_path):
+    torch.save(build(variant("micro"), 5).state_dict(), tmp_path / "micro.pth")
+    with pytest.raises(UbenchError, match=r"micro\.pth alone makes no architecture: head_dim must divide width, got"):
+        parse_subject(str(tmp_path / "micro.pth"))
+
+
+def test_two_files_of_weights_are_compared_with_their_notes(weights):
+    path, _ = weights
+    subject = parse_subject(str(path))
+    document = compare(subject, subject, base=AT, num_classes=7, budget_s=0.2)
+    assert document["a"]["checkpoint"] == document["b"]["checkpoint"] == str(path)
+    assert document["a"]["notes"] == document["b"]["notes"] != []
+    for name in "AB":
+        assert f"  {name}: {document['a']['notes'][0]}" in comparison_text(document).splitlines()
+
+
+GPU = Protocol(device="cuda:0", frames=8, size=(32, 32))
+
+
+def _on_gpu(monkeypatch, a, b, capture=None):
+    """What is timed, how, when subjects' runs say their name on a pretended GPU; and the document."""
+    timed, machine, captured = set(), Machine(0), []
+    monkeypatch.setattr(room, "make_ready", lambda subject, *_: _ready(subject.text))
+
+    def graphed(run, device):
+        captured.append((run(), device))
+        return (lambda: f"graph of {run()}"), None
+
+    def rigged(how):
+        def timer(run, n):
+            timed.add((how, run()))
+            machine.seconds += 0.01
+            return 0.01
+
+        return timer
+
+    monkeypatch.setattr(room, "capture_graph", capture or graphed)
+    clock = machine.clock._replace(time=rigged("warm"), cold_time=rigged("cold"))
+    document = compare(parse_subject(a), parse_subject(b), base=GPU, num_classes=5, budget_s=0.5, clock=clock)
+    return timed, captured, document
+
+
+def test_on_a_gpu_caches_are_cold_or_warm_by_subject(monkeypatch):
+    timed, captured, document = _on_gpu(monkeypatch, "micro", "micro@cache=warm")
+    assert timed == {("cold", "micro"), ("warm", "micro@cache=warm")}
+    assert captured == []
+    assert (document["a"]["protocol"]["cache"], document["b"]["protocol"]["cache"]) == ("cold", "warm")
+
+
+def test_on_a_gpu_graphs_are_captured_anew_at_every_place(monkeypatch):
+    graph = "micro@graph=true"
+    timed, captured, document = _on_gpu(monkeypatch, "micro@cache=warm", graph)
+    assert timed == {("warm", "micro@cache=warm"), ("cold", f"graph of {graph}")}
+    assert set(captured) == {(graph, "cuda:0")}
+    assert len(captured) == 1 + document["rounds"]  # one for the plan
+    assert document["b"]["protocol"]["graph"] is True
+
+
+def test_a_graph_that_cannot_be_is_said_once(monkeypatch):
+    timed, _, document = _on_gpu(monkeypatch, "micro@graph=yes", "micro", lambda run, device: (run, "no graph"))
+    assert timed == {("cold", "micro@graph=yes"), ("cold", "micro")}
+    assert document["warnings"].count("no graph") == 1
+
+
+def test_no_room_to_flush_is_one_line(monkeypatch):
+    def full(device):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(room, "l2_flush", full)
+    subject = parse_subject("micro")
+    with pytest.raises(UbenchError, match="need more memory than cuda:0 has; lower batch, frames or size"):
+        compare(subject, subject, base=GPU, num_classes=5)
 
 
 def test_compiled_subjects_are_compiled_once_and_failures_are_one_line(monkeypatch):
     subject, compiled = Subject("micro", variant("micro")), []
     at = Protocol(device="cpu", frames=8, size=(32, 32), compile=True)
     monkeypatch.setattr(torch, "compile", lambda model, dynamic: compiled.append(model) or model)
-    fresh = make_ready(subject, at, 5, 0)
+    fresh = make_ready(subject, at, 5, 0).fresh
     assert fresh() is fresh()
     assert len(compiled) == 1
     compare(subject, subject, base=at, num_classes=5, budget_s=0.1)

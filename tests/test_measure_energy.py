@@ -92,6 +92,21 @@ def test_windows_have_a_least_length():
         measure_energy(lambda: None, PROTOCOL, window_s=1.5)
 
 
+def test_energy_is_that_of_the_graph_where_one_is_wanted():
+    board, protocol = Board(), Protocol(device="cuda:0", frames=8, size=32, batch=4, graph=True)
+    captured = []
+
+    def capture(run, device):
+        captured.append((device, torch.is_inference_mode_enabled()))
+        return board.run, None
+
+    energy = measure_energy(lambda: pytest.fail("the graph is run"), protocol, meter=board.meter, capture=capture)
+    assert energy.joules_per_clip == pytest.approx(0.5, rel=0.01)
+    assert captured == [("cuda:0", True)]
+    refused = measure_energy(board.run, protocol, meter=board.meter, capture=lambda run, device: (run, "no graph"))
+    assert refused.warnings == ("no graph",)
+
+
 def test_a_processor_has_no_counter_and_is_not_run():
     protocol = Protocol(device="cpu", frames=8, size=32)
     energy = measure_energy(lambda: pytest.fail("must not run"), protocol)

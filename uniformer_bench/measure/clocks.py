@@ -56,7 +56,7 @@ def stopwatch(device: str) -> Stopwatch:
     """The clock of a device: wall and processor time, or on a GPU its own events, its cache as the last run left it."""
     cores = os.cpu_count() or 1
     if device.startswith("cuda"):
-        return Stopwatch(lambda run, n: _time_events(run, n, device), time.perf_counter, GPU_TICK_MS, _others_s, cores)
+        return Stopwatch(lambda run, n: time_events(run, n, device), time.perf_counter, GPU_TICK_MS, _others_s, cores)
     wait: Run = torch.mps.synchronize if device == "mps" else lambda: None
     tick_ms = 1000 * time.get_clock_info("perf_counter").resolution
     return Stopwatch(lambda run, n: _time_wall(run, n, wait), time.perf_counter, tick_ms, _others_s, cores)
@@ -75,7 +75,7 @@ def protocol_clock(
     read = read or state_reader(device)
     flush = l2_flush(device, cuda) if protocol.cache == "cold" else None
     return plain._replace(
-        time=lambda run, n: _time_events(run, n, device, flush=flush, read=read, cuda=cuda),
+        time=lambda run, n: time_events(run, n, device, flush=flush, read=read, cuda=cuda),
         state=read,
         issue_ms=lambda run: _issue_ms(run, device, cuda),
         capture=lambda run: capture_graph(run, device, cuda),
@@ -125,7 +125,7 @@ def _time_wall(run: Run, n: int, wait: Run) -> list[Sample]:
     return samples
 
 
-def _time_events(
+def time_events(
     run: Run,
     n: int,
     device: str,

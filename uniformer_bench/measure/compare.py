@@ -9,18 +9,18 @@ differences that are not there.
 import random
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from math import ceil
 from typing import Any, NamedTuple
 
 import torch
 
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.clocks import capture_graph, l2_flush, stopwatch, time_events
 from uniformer_bench.measure.comparison import Block, Comparison, exceeds
-from uniformer_bench.measure.latency import stopwatch
-from uniformer_bench.measure.profile import thread_count
+from uniformer_bench.measure.profile import one_line_when_out_of_memory, thread_count
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.measure.subjects import Run, Subject, make_ready
+from uniformer_bench.measure.subjects import Ready, Run, Subject, make_ready
 
 SCHEMA_VERSION = 1
 SAMPLE_S = 0.01  # one sample lasts this long at least: a thousand ticks of a slow clock
@@ -31,20 +31,23 @@ NEIGHBOURS = 0.25  # cores kept busy by others, below which nothing is said
 
 class Clock(NamedTuple):
     """`time` is the seconds that n runs took, `now` in seconds of the wall, `others` the processor seconds
-    that other processes have had so far, on `cores` cores."""
+    that other processes have had so far, on `cores` cores; `cold_time` as `time` with a GPU's L2 emptied before
+    each run, which is not in it."""
 
     name: str
     time: Callable[[Run, int], float]
     now: Callable[[], float]
     others: Callable[[], float]
     cores: int
+    cold_time: Callable[[Run, int], float] | None = None
 
 
 class Arm(NamedTuple):
-    """What is timed, and what is done untimed before each sample of it."""
+    """What is timed, what is done untimed before each sample of it, and whether each run finds its cache empty."""
 
     run: Run
     turn: Callable[[], object]
+    cold: bool = False
 
 
 class Arms(NamedTuple):
@@ -79,10 +82,12 @@ def compare(
     UbenchError for a budget or a limit that is not positive, and where a subject cannot run (make_ready).
     """
     _check(base, budget_s, fail_above)
-    protocols = a.protocol(base), b.protocol(base)
-    clock, rng = clock or clock_for(*protocols), random.Random(seed)
-    with thread_count(protocols[0].threads):
-        fresh = _placements(a, b, protocols, num_classes, rng, seed)
+    protocols, rng = (a.protocol(base), b.protocol(base)), random.Random(seed)
+    with thread_count(protocols[0].threads), one_line_when_out_of_memory(base):
+        clock = clock or clock_for(*protocols)
+        trio = _trio(a, b, protocols, num_classes, seed)
+        refused = dict[str, None]()
+        fresh = _placements(trio, rng, refused)
         start, others = clock.now(), clock.others()
         rounds = take(fresh, budget_s=budget_s, rng=rng, clock=clock)
         neighbours = (clock.others() - others) / max(clock.now() - start, 1e-9)
@@ -90,11 +95,11 @@ def compare(
     document = {
         "schema_version": SCHEMA_VERSION,
         **found.to_dict(),
-        "a": _described(a, protocols[0], num_classes, [block.a for block in found.blocks]),
-        "b": _described(b, protocols[1], num_classes, [block.b for block in found.blocks]),
+        "a": _described(a, trio[0], num_classes, [block.a for block in found.blocks]),
+        "b": _described(b, trio[1], num_classes, [block.b for block in found.blocks]),
         "clock": clock.name,
         "seed": seed,
-        "warnings": _warnings(found, protocols, clock, neighbours),
+        "warnings": [*refused, *_warnings(found, protocols, clock, neighbours)],
     }
     limit = {} if fail_above is None else {"fail_above": fail_above, "failed": exceeds(document, fail_above)}
     return document | limit
@@ -109,34 +114,57 @@ def _check(base: Protocol, budget_s: float, fail_above: float | None) -> None:
         raise UbenchError(f"a comparison's mode must be inference, got {base.mode!r}")
 
 
-def _placements(
-    a: Subject, b: Subject, protocols: tuple[Protocol, Protocol], num_classes: int, rng: random.Random, seed: int
-) -> Callable[[], Arms]:
-    """Gives the three arms anew, each in a place of its own, taken in random order."""
+class _Made(NamedTuple):
+    """One of the three, built, with what it is run under."""
+
+    ready: Ready
+    protocol: Protocol
+
+
+def _trio(
+    a: Subject, b: Subject, protocols: tuple[Protocol, Protocol], num_classes: int, seed: int
+) -> tuple[_Made, _Made, _Made]:
+    """A, B and the control, which is A's model where that can be copied."""
     a_ready = make_ready(a, protocols[0], num_classes, seed)
     b_ready = make_ready(b, protocols[1], num_classes, seed)
-    control_ready = make_ready(a, protocols[0], num_classes, seed) if protocols[0].compile else a_ready
-    makers = (a_ready, protocols[0]), (b_ready, protocols[1]), (control_ready, protocols[0])
-    switch = protocols[0].threads != protocols[1].threads
+    control = make_ready(a, protocols[0], num_classes, seed) if protocols[0].compile else a_ready
+    return _Made(a_ready, protocols[0]), _Made(b_ready, protocols[1]), _Made(control, protocols[0])
+
+
+def _placements(trio: Sequence[_Made], rng: random.Random, refused: dict[str, None]) -> Callable[[], Arms]:
+    """Gives the three arms anew, each in a place of its own, taken in random order. Why one could not be the CUDA
+    graph that it should be is added to `refused`."""
+    switch = len({made.protocol.threads for made in trio}) > 1
 
     def fresh() -> Arms:
-        order = rng.sample(range(len(makers)), len(makers))
-        arms = {i: _arm(makers[i][0](), makers[i][1].threads if switch else None) for i in order}
+        arms = dict[int, Arm]()
+        for i in rng.sample(range(len(trio)), len(trio)):
+            run, reason = _graphed(trio[i].ready.fresh(), trio[i].protocol)
+            refused.update({reason: None} if reason else {})
+            arms[i] = _arm(run, trio[i].protocol, switch)
         return Arms(arms[0], arms[1], arms[2])
 
     return fresh
 
 
-def _arm(run: Run, threads: int | None) -> Arm:
-    """`threads` are to be set before each sample, and a run then starts them; None leaves them as they are."""
-    if threads is None:
-        return Arm(run, lambda: None)
+def _graphed(run: Run, protocol: Protocol) -> tuple[Run, str | None]:
+    """The replay of a run where the protocol wants a CUDA graph, or the run itself with a sentence why not."""
+    return capture_graph(run, protocol.device) if protocol.graph else (run, None)
+
+
+def _arm(run: Run, protocol: Protocol, switch: bool) -> Arm:
+    """Where threads `switch` between arms, they are set before each sample, and a run then starts them."""
 
     def turn() -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(protocol.threads)
         run()
 
-    return Arm(run, turn)
+    return Arm(run, turn if switch else lambda: None, protocol.cache == "cold")
+
+
+def _time(arm: Arm, n: int, clock: Clock) -> float:
+    """Seconds of so many runs of an arm, by the clock's way for it."""
+    return (clock.cold_time or clock.time)(arm.run, n) if arm.cold else clock.time(arm.run, n)
 
 
 def take(fresh: Callable[[], Arms], *, budget_s: float, rng: random.Random, clock: Clock) -> list[tuple[Block, ...]]:
@@ -160,9 +188,9 @@ def _plan(arms: Arms, budget_s: float, clock: Clock) -> Plan:
     walls = []
     for arm in arms:
         arm.turn()
-        clock.time(arm.run, 1)
+        _time(arm, 1, clock)
         before = clock.now()
-        clock.time(arm.run, 1)  # and not the run alone, which on a GPU returns before it is done
+        _time(arm, 1, clock)  # and not the run alone, which on a GPU returns before it is done
         walls.append(max(clock.now() - before, 1e-9))
     of_a = (walls[0] + walls[2]) / 2
     runs = tuple(ceil(SAMPLE_S / wall) for wall in (of_a, walls[1], of_a))
@@ -175,7 +203,7 @@ def _block(arms: Arms, runs: tuple[int, int, int], rng: random.Random, clock: Cl
     seconds = [0.0] * len(arms)
     for i in rng.sample(range(len(arms)), len(arms)):
         arms[i].turn()
-        seconds[i] = clock.time(arms[i].run, runs[i]) / runs[i]
+        seconds[i] = _time(arms[i], runs[i], clock) / runs[i]
     if min(seconds) <= 0:
         raise UbenchError(f"a sample must take time on the clock, got {min(seconds)} s by {clock.name} time")
     return Block(*seconds)
@@ -184,11 +212,14 @@ def _block(arms: Arms, runs: tuple[int, int, int], rng: random.Random, clock: Cl
 def clock_for(a: Protocol, b: Protocol) -> Clock:
     """Events on a GPU; processor time where both have one CPU thread, which a neighbour hardly moves; else wall time.
 
-    With more threads processor time would count those that wait for each other as working.
+    With more threads processor time would count those that wait for each other as working. Raises
+    torch.OutOfMemoryError where there is no room to flush a GPU's cache.
     """
     watch = stopwatch(a.device)
-    if a.device.startswith("cuda"):
-        return Clock("events", lambda run, n: _events_s(run, n, a.device), watch.now, watch.others, watch.cores)
+    if a.on_cuda:
+        flush = l2_flush(a.device) if "cold" in (a.cache, b.cache) else None
+        warm, cold = (lambda run, n, f=f: _events_s(run, n, a.device, f) for f in (None, flush))
+        return Clock("events", warm, watch.now, watch.others, watch.cores, cold)
     if a.device == "cpu" and a.threads == b.threads == 1:
         return Clock("process", _timer(time.process_time, lambda: None), watch.now, watch.others, watch.cores)
     wait = torch.mps.synchronize if a.device == "mps" else lambda: None
@@ -206,26 +237,20 @@ def _timer(seconds: Callable[[], float], wait: Callable[[], object]) -> Callable
     return timed
 
 
-def _events_s(run: Run, n: int, device: str) -> float:
-    with torch.cuda.device(device):
-        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        start.record()
-        for _ in range(n):
-            run()
-        end.record()
-        torch.cuda.synchronize()
-    return start.elapsed_time(end) / 1000
+def _events_s(run: Run, n: int, device: str, flush: Run | None) -> float:
+    return sum(sample.ms for sample in time_events(run, n, device, flush=flush)) / 1000
 
 
-def _described(subject: Subject, protocol: Protocol, num_classes: int, seconds: list[float]) -> dict[str, Any]:
+def _described(subject: Subject, made: _Made, num_classes: int, seconds: list[float]) -> dict[str, Any]:
     return {
         "subject": subject.text,
         "variant": subject.variant,
         "spec_id": subject.spec.id,
         "spec": subject.spec.to_dict(),
         "checkpoint": str(subject.checkpoint) if subject.checkpoint else None,
+        "notes": list(made.ready.notes),
         "num_classes": num_classes,
-        "protocol": protocol.to_dict(),
+        "protocol": made.protocol.to_dict(),
         "median_ms": 1000 * statistics.median(seconds),
     }
 

@@ -121,6 +121,7 @@ def comparison_text(document: Mapping[str, Any]) -> str:
         *(f"  {name}  {_milliseconds(of):>12}  {of['subject']}" for name, of in (("A", a), ("B", b))),
         f"  A/B {_interval(document)} {shown}",
         f"  A/A {_interval(control)} the control; a difference of {document['resolution']:.1%} would have been seen",
+        *(f"  {name}: {note}" for name, of in (("A", a), ("B", b)) for note in of["notes"]),
         *(f"  warning: {sentence}" for sentence in document["warnings"]),
     ]
     if "failed" in document:

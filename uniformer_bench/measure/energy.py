@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.clocks import capture_graph
 from uniformer_bench.measure.gpu import GpuState, energy_mj, open_gpu, state_reader
 from uniformer_bench.measure.protocol import Protocol
 
@@ -24,6 +25,7 @@ STUCK_S = 5.0  # without a movement of the counter
 WARMER_C = 5  # from the window's start to its end, above which the GPU was not settled
 
 Run = Callable[[], object]
+Capture = Callable[[Run, str], tuple[Run, str | None]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,11 +73,19 @@ class _StuckError(Exception):
     """The counter does not move."""
 
 
-def measure_energy(run: Run, protocol: Protocol, *, window_s: float = 5.0, meter: Meter | str | None = None) -> Energy:
+def measure_energy(
+    run: Run,
+    protocol: Protocol,
+    *,
+    window_s: float = 5.0,
+    meter: Meter | str | None = None,
+    capture: Capture = capture_graph,
+) -> Energy:
     """Of `run`, one forward pass of the protocol's batch on its device, under inference_mode.
 
-    Takes about window_s + 5 seconds: idle power first, then a warm-up, then the window. `meter` stands in for the
-    device's own, or says why it has none. Raises UbenchError for a window under two seconds.
+    Takes about window_s + 5 seconds: idle power first, then a warm-up, then the window. Passes follow each other, as
+    a CUDA graph where the protocol wants one, so that the cache is warm whatever the protocol says. `meter` stands in
+    for the device's own, or says why it has none. Raises UbenchError for a window under two seconds.
     """
     if window_s < LEAST_WINDOW_S:
         raise UbenchError(f"window_s must be at least {LEAST_WINDOW_S:g}, got {window_s:g}")
@@ -84,7 +94,9 @@ def measure_energy(run: Run, protocol: Protocol, *, window_s: float = 5.0, meter
         return Energy(reason=meter)
     try:
         with torch.inference_mode():
-            return _measured(run, protocol.batch, window_s, meter)
+            run, refused = capture(run, protocol.device) if protocol.graph else (run, None)
+            energy = _measured(run, protocol.batch, window_s, meter)
+            return replace(energy, warnings=(refused, *energy.warnings)) if refused else energy
     except _StuckError:
         return Energy(reason=f"the GPU's energy counter did not move for {STUCK_S:g} s")
 

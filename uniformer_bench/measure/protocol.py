@@ -20,8 +20,7 @@ class Protocol:
 
     `device` is a device that is there, as resolve_device gives it. On a CUDA device, `cache` says whether its L2
     is emptied before a repeat (cold, the default) or left as the last one made it, and `graph` whether repeats are
-    replays of a CUDA graph; elsewhere `cache` is dropped, so that equal measurements have equal protocols.
-    Raises UbenchError with the rule and the value.
+    replays of a CUDA graph; elsewhere there is neither. Raises UbenchError with the rule and the value.
     """
 
     device: str
@@ -52,9 +51,12 @@ class Protocol:
     def _check_gpu_settings(self) -> None:
         if self.cache is not None and self.cache not in CACHES:
             raise UbenchError(f"cache must be one of {', '.join(CACHES)}, got {self.cache!r}")
+        if self.cache is not None and not self.on_cuda:
+            raise UbenchError(f"cache must be left out but on a CUDA device, got {self.cache!r} on {self.device}")
         if self.graph and not self.on_cuda:
             raise UbenchError(f"graph must be False but on a CUDA device, got True on {self.device}")
-        object.__setattr__(self, "cache", (self.cache or "cold") if self.on_cuda else None)
+        if self.on_cuda and self.cache is None:
+            object.__setattr__(self, "cache", "cold")
 
     @property
     def on_cuda(self) -> bool:

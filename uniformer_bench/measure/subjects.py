@@ -1,6 +1,7 @@
-"""What two things are compared: `NAME_OR_FILE[@setting=value,...]`, read into a subject, made ready to run.
+"""What is measured or compared: `NAME_OR_FILE[@setting=value,...]`, read into a subject, made ready to run.
 
-A setting overrides the protocol that both share. A checkpoint needs an architecture: `s@checkpoint=weights.pth`.
+A setting overrides the protocol that both share. A file of weights alone is of the architecture that can be read off
+it; where that assumes too much it is named beside it: `s@checkpoint=weights.pth`.
 """
 
 import copy
@@ -12,13 +13,15 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from uniformer_bench.errors import UbenchError
+from uniformer_bench.errors import SpecError, UbenchError
 from uniformer_bench.files import nearest
 from uniformer_bench.measure.memory import is_out_of_memory
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol, check_precision
-from uniformer_bench.model import build, clips_like, load_official_state_dict
+from uniformer_bench.model import build, clips_like
+from uniformer_bench.model.checkpoints import load_checkpoint, open_checkpoint
 from uniformer_bench.model.compiled import compile_model
+from uniformer_bench.model.weights import assumed_head_dim, spec_from_state_dict
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.variants import find_variant
 
@@ -26,22 +29,8 @@ Run = Callable[[], object]
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 SPEC_SUFFIXES = (".yaml", ".yml")
+USUAL, USUAL_HEAD_DIM = "s", 64  # whose clips are taken where nothing else is known; of the paper's models
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-
-
-@dataclass(frozen=True)
-class Subject:
-    """An architecture, the weights it is given (None: random ones) and what differs from the shared protocol."""
-
-    text: str
-    spec: ArchSpec
-    variant: str | None = None
-    checkpoint: Path | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-
-    def protocol(self, base: Protocol) -> Protocol:
-        """`base` with the subject's own settings. Raises UbenchError for a value that no protocol has."""
-        return replace(base, **self.settings)
 
 
 class Input(NamedTuple):
@@ -52,21 +41,76 @@ class Input(NamedTuple):
     num_classes: int
 
 
-def parse_subject(text: str) -> Subject:
-    """`s`, `spec.yaml` or either with settings: `s@precision=bf16,compile=true`, `s@checkpoint=weights.pth`.
+@dataclass(frozen=True)
+class Subject:
+    """An architecture, the weights it is given (None: random ones) and what differs from the shared protocol.
 
-    Settings are precision, implementation, compile, threads, batch, frames, size (224 or 224x320) and checkpoint.
-    Raises UbenchError for an unknown variant, file, setting or value.
+    Where it was read off the weights, `usual` is what they are usually given, and `notes` say what was assumed.
+    """
+
+    text: str
+    spec: ArchSpec
+    variant: str | None = None
+    checkpoint: Path | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    usual: Input | None = None
+    notes: tuple[str, ...] = ()
+
+    def protocol(self, base: Protocol) -> Protocol:
+        """`base` with the subject's own settings. Raises UbenchError for a value that no protocol has."""
+        return replace(base, **self.settings)
+
+
+class Ready(NamedTuple):
+    """A subject that is built: every call of `fresh` gives a forward pass of it at another place in memory; `notes`
+    are those of its weights."""
+
+    fresh: Callable[[], Run]
+    notes: tuple[str, ...]
+
+
+def parse_subject(text: str) -> Subject:
+    """`s`, `spec.yaml`, `weights.pth` or one with settings: `s@precision=bf16,compile=true`, `s@checkpoint=w.pth`.
+
+    Settings are precision, implementation, compile, threads, batch, frames, size (224 or 224x320), checkpoint and on
+    a GPU cache and graph. Raises UbenchError for an unknown variant, file, setting or value.
     """
     what, _, words = text.partition("@")
     settings = _settings(text, words) if words else {}
     checkpoint = settings.pop("checkpoint", None)
     path = Path(what)
     if path.suffix in CHECKPOINT_SUFFIXES:
-        raise UbenchError(f"a checkpoint needs an architecture, as in s@checkpoint={what}, got {text!r}")
+        if checkpoint is not None:
+            raise UbenchError(f"a file of weights has no other checkpoint, got {text!r}")
+        return _weights_alone(text, path, settings)
     if path.suffix in SPEC_SUFFIXES:
         return Subject(text, ArchSpec.load(path), None, checkpoint, settings)
     return Subject(text, find_variant(what).spec, what, checkpoint, settings)
+
+
+def named_subject(variant: str | None, spec_file: Path | None, checkpoint: Path | None) -> Subject:
+    """The subject of a variant or a spec file, with or without weights, or of weights alone.
+
+    Raises UbenchError for an unknown variant, and for a file that is no spec or holds no weights.
+    """
+    if variant is not None:
+        return Subject(variant, find_variant(variant).spec, variant, checkpoint)
+    if spec_file is not None:
+        return Subject(str(spec_file), ArchSpec.load(spec_file), None, checkpoint)
+    assert checkpoint is not None, "nothing is named"
+    return _weights_alone(str(checkpoint), checkpoint, {})
+
+
+def _weights_alone(text: str, path: Path, settings: Mapping[str, Any]) -> Subject:
+    """The architecture read off a file of weights, its head_dim by the name of a released file, or else 64."""
+    opened, head_dim = open_checkpoint(path), assumed_head_dim(path.name) or USUAL_HEAD_DIM
+    try:
+        found = spec_from_state_dict(opened.weights, head_dim=head_dim, filename=path.name)
+    except SpecError as error:
+        raise UbenchError(f"{path} alone makes no architecture: {error}; name its variant or spec too") from None
+    row, of_images = find_variant(USUAL), found.spec.stem.kernel[0] == 1
+    usual = Input(1 if of_images else row.frames, (row.size, row.size), found.num_classes or row.num_classes)
+    return Subject(text, found.spec, None, path, settings, usual, opened.notes + found.notes)
 
 
 def _settings(text: str, words: str) -> dict[str, Any]:
@@ -119,17 +163,21 @@ _READERS: dict[str, Callable[[str, str], Any]] = {
     "frames": _count,
     "size": _size,
     "checkpoint": _file,
+    "cache": _word,
+    "graph": _flag,
 }
 
 
 def usual_input(subject: Subject) -> Input:
     """A variant's own clip and classes; those of UniFormer-S for a spec file."""
-    row = find_variant(subject.variant or "s")
+    if subject.usual is not None:
+        return subject.usual
+    row = find_variant(subject.variant or USUAL)
     return Input(row.frames, (row.size, row.size), row.num_classes)
 
 
-def make_ready(subject: Subject, protocol: Protocol, num_classes: int, seed: int) -> Callable[[], Run]:
-    """Builds a subject once; every call then gives one forward pass of a copy of it, at another place in memory.
+def make_ready(subject: Subject, protocol: Protocol, num_classes: int, seed: int) -> Ready:
+    """Builds a subject once; a fresh run of it is then one forward pass of a copy, at another place in memory.
 
     Where weights and activations happen to lie moves a time by a percent or so, hence the copies. A compiled
     model is not copied, for a copy would be compiled again. Weights and clips are drawn from `seed`.
@@ -139,10 +187,8 @@ def make_ready(subject: Subject, protocol: Protocol, num_classes: int, seed: int
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         model = build(subject.spec, num_classes, protocol.implementation)
-    if subject.checkpoint is not None:
-        from uniformer_bench.model.checkpoints import read_checkpoint
-
-        load_official_state_dict(model, read_checkpoint(subject.checkpoint))
+    loaded = load_checkpoint(model, subject.checkpoint).notes if subject.checkpoint else ()
+    notes = tuple(dict.fromkeys(subject.notes + loaded))
     clips = clips_like(subject.spec, protocol.batch, protocol.frames, protocol.size, seed)
     try:
         model = model.eval().to(protocol.device, protocol.dtype())
@@ -150,13 +196,13 @@ def make_ready(subject: Subject, protocol: Protocol, num_classes: int, seed: int
         if protocol.compile:
             with thread_count(protocol.threads):  # what it is compiled for
                 run = _forward(_compiled(subject, model, clips), clips)
-            return lambda: run
+            return Ready(lambda: run, notes)
         _forward(model, clips)()
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         raise UbenchError(f"{subject.text} needs more memory than {protocol.device} has; lower batch or size") from None
-    return lambda: _forward(copy.deepcopy(model), clips.clone())
+    return Ready(lambda: _forward(copy.deepcopy(model), clips.clone()), notes)
 
 
 def _forward(model: Callable[[torch.Tensor], torch.Tensor], clips: torch.Tensor) -> Run:
