@@ -123,7 +123,15 @@ def test_bad_specs_are_one_line_with_the_place(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["profile"], ["profile", "--batch", "0"], ["search", "--budget", "soon"], ["nonsense"]]
+    "words",
+    [
+        [],
+        ["profile"],
+        ["profile", "--variant", "s", "--spec", "x.yaml", "--checkpoint", "x.pth"],
+        ["profile", "--batch", "0"],
+        ["search", "--budget", "soon"],
+        ["nonsense"],
+    ],
 )
 def test_usage_errors_are_two(words):
     done = ubench(*words)
@@ -195,6 +203,84 @@ def test_a_profile_is_a_page_and_a_sweep_too(tmp_path):
     document = json.loads(ubench("profile", *words).stdout, parse_constant=pytest.fail)
     assert [row["batch"] for row in document["sweep"]["batch"]][:2] == [1, 2]
     assert "Content-Security-Policy" in (tmp_path / "page.html").read_text()
+
+
+def test_a_profile_s_page_needs_no_plotly(tmp_path):
+    code = (
+        "import sys; sys.modules['plotly'] = sys.modules['optuna'] = None; from uniformer_bench.cli import main; main()"
+    )
+    words = ("profile", "--variant", "micro", "--threads", "1", "--html", str(tmp_path / "page.html"))
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "page.html").exists()
+
+
+def test_energy_and_the_largest_batch_come_when_asked_for():
+    words = ("profile", "--variant", "micro", "--threads", 1, "--num-classes", 3)
+    document = json.loads(ubench(*words, "--energy", "--largest-batch", "--json").stdout, parse_constant=pytest.fail)
+    assert document["energy"]["joules_per_clip"] is None
+    assert document["energy"]["reason"].startswith("no energy counter is read on cpu")
+    assert document["largest_batch"]["inference"]["batch"] > document["largest_batch"]["training"]["batch"] > 0
+
+
+@pytest.mark.parametrize("verb", [("profile", "--variant", "micro"), ("compare", "micro", "micro")])
+def test_a_gpu_s_settings_are_refused_elsewhere(verb):
+    for words, line in (
+        (("--cache", "warm"), "cache must be left out but on a CUDA device, got 'warm' on cpu"),
+        (("--cache", "hot"), "cache must be one of cold, warm, got 'hot'"),
+        (("--graph",), "graph must be False but on a CUDA device, got True on cpu"),
+    ):
+        done = ubench(*verb, *words, "--device", "cpu")
+        assert (done.returncode, done.stderr) == (1, f"ubench: {line}\n")
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A file of an image model's 2D weights: LG, 7 classes, and a token-labelling head."""
+    import torch
+
+    from uniformer_bench.model import build
+    from uniformer_bench.spec import ArchSpec
+
+    folder = tmp_path_factory.mktemp("images")
+    blocks = "dpe_kernel: [1, 3, 3], depth: 1, width: 64"
+    text = f"stages: [{{mixer: local, kernel: [1, 5, 5], {blocks}}}, {{mixer: global, {blocks}}}]\n"
+    (folder / "video.yaml").write_text(text.replace("1, 5, 5", "3, 5, 5").replace("1, 3, 3", "3, 3, 3"))
+    (folder / "image.yaml").write_text(text + "stem: {kernel: [1, 4, 4], stride: [1, 4, 4]}\n")
+    weights = build(ArchSpec.load(folder / "image.yaml"), 7).state_dict()
+    flat = {name: value[:, :, 0] if value.ndim == 5 else value for name, value in weights.items()}
+    torch.save({"model": flat | {"aux_head.weight": torch.ones(7, 64)}}, folder / "seven.pth")
+    return folder
+
+
+def test_weights_alone_name_their_architecture(images):
+    done = ubench("profile", "--checkpoint", images / "seven.pth", "--threads", 1, "--size", 32, "--json")
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout, parse_constant=pytest.fail)
+    assert (document["variant"], document["num_classes"], document["protocol"]["frames"]) == (None, 7, 1)
+    assert document["checkpoint"]["path"] == str(images / "seven.pth")
+    notes = " / ".join(document["checkpoint"]["notes"])
+    for words in ("those under 'model'", "strides", "aux_head", "head_dim 64 is assumed"):
+        assert notes.count(words) == 1
+
+
+def test_flat_weights_of_other_classes_fit_a_video_model_with_a_word(images):
+    words = ("profile", "--spec", images / "video.yaml", "--checkpoint", images / "seven.pth", "--num-classes", 3)
+    done = ubench(*words, "--inflate", "centre", "--threads", 1, "--size", 32, "--frames", 4)
+    assert done.returncode == 0, done.stderr
+    text = " ".join(done.stdout.split())
+    assert "the head for 7 classes is left out" in text
+    assert "2D kernels are inflated over time by centre" in text
+    refused = ubench(*words, "--inflate", "middle", "--threads", 1, "--size", 32, "--frames", 4)
+    assert refused.returncode == 1
+    assert refused.stderr == "ubench: inflate must be average or centre, got 'middle'; there is average, centre\n"
+
+
+def test_two_files_of_weights_are_compared(images):
+    weights = images / "seven.pth"
+    done = ubench("compare", weights, f"{weights}@batch=2", "--size", 32, "--budget", "1s")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("head_dim 64 is assumed") == 2
 
 
 def test_a_profile_takes_a_checkpoint_and_refuses_another_architectures(tmp_path):

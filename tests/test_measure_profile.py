@@ -10,10 +10,13 @@ from rich.console import Console
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import to_json
 from uniformer_bench.measure import profile as room
-from uniformer_bench.measure.profile import profile, profile_table
+from uniformer_bench.measure.energy import Energy
+from uniformer_bench.measure.largest_batch import largest_batch
+from uniformer_bench.measure.profile import Weights, profile, profile_table
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.measure.roofline import Ceilings
 from uniformer_bench.model import build
+from uniformer_bench.model.weights import load_weights
 from uniformer_bench.variants import variant
 
 SPEC = variant("micro")
@@ -111,13 +114,97 @@ def test_threads_are_set_and_restored(monkeypatch):
     assert torch.get_num_threads() == before
 
 
-def test_bf16_and_weights_from_a_checkpoint():
-    state = build(SPEC, 10).state_dict()
-    found = _profile(Protocol(**AT, precision="bf16"), checkpoint_state=state, variant=None)
+def test_bf16_and_weights_from_a_checkpoint(document, tmp_path):
+    path, other = tmp_path / "w.pth", tmp_path / "other.pth"
+    torch.save(build(SPEC, 10).state_dict(), path)
+    found = _profile(Protocol(**AT, precision="bf16"), weights=Weights(path, notes=("read off",)), variant=None)
     assert found["protocol"]["precision"] == "bf16"
     assert found["variant"] is None
+    assert found["checkpoint"]["path"] == str(path)
+    assert found["checkpoint"]["notes"][0] == "read off"
+    assert any("head_dim 16 is assumed" in note for note in found["checkpoint"]["notes"])
+    assert "read off" in _text(found)
+    assert document["checkpoint"] is None
+    torch.save(build(variant("tiny"), 10).state_dict(), other)
     with pytest.raises(UbenchError, match="the weights must be those of LLGG"):
-        _profile(checkpoint_state={})
+        _profile(weights=Weights(other))
+    with pytest.raises(UbenchError, match="inflate must be average or centre, got 'middle'"):
+        _profile(weights=Weights(path, "middle"))
+
+
+def test_flat_weights_are_inflated_as_asked(tmp_path, monkeypatch):
+    weights = {name: value[:, :, 0] if value.ndim == 5 and value.shape[2] > 1 else value
+               for name, value in build(SPEC, 10).state_dict().items()}  # fmt: skip
+    torch.save(weights, tmp_path / "flat.pth")
+    loaded, clips_like = [], room.clips_like
+    monkeypatch.setattr(room, "measure_energy", lambda run, protocol: loaded.append(run) or Energy(reason="no"))
+    found = _profile(weights=Weights(tmp_path / "flat.pth", "centre"), energy=True)
+    flat = sum(1 for name, value in build(SPEC, 10).state_dict().items() if value.ndim == 5 and value.shape[2] > 1)
+    assert f"{flat} 2D kernels are inflated over time by centre" in found["checkpoint"]["notes"]
+    deep = build(SPEC, 10).eval()
+    load_weights(deep, weights, inflate="centre")
+    with torch.inference_mode():
+        assert torch.equal(loaded[0](), deep(clips_like(SPEC, 1, 8, (32, 32))))
+
+
+def test_what_was_not_asked_for_is_unknown_and_not_shown(document):
+    assert document["energy"]["joules_per_clip"] is None
+    assert document["energy"]["reason"] == "not asked for"
+    for use in ("inference", "training"):
+        found = document["largest_batch"][use]
+        assert (found["batch"], found["reason"]) == (None, "not asked for")
+    for word in ("energy", "largest batch"):
+        assert word not in _text(document)
+
+
+def test_energy_on_a_cpu_is_unknown_with_the_reason():
+    found = _profile(energy=True)
+    assert found["energy"]["joules_per_clip"] is None
+    assert "energy: unknown, no energy counter is read on cpu" in _text(found)
+
+
+def test_energy_is_that_of_the_model_as_it_is_timed(monkeypatch):
+    measured = Energy(joules_per_clip=0.5, net_joules_per_clip=0.4, watts=500.0, idle_watts=100.0, window_s=5.04,
+                      clips=10, warnings=("warm",))  # fmt: skip
+    shapes = []
+    monkeypatch.setattr(room, "measure_energy", lambda run, protocol: shapes.append(run().shape) or measured)
+    found = _profile(energy=True)
+    assert shapes == [(1, 10)]
+    assert json.loads(to_json(found["energy"])) == measured.to_dict()
+    text = _text(found)
+    assert "energy: 0.500 J a clip at 500 W, 0.400 J above the idle GPU's 100 W, over 5.0 s" in " ".join(text.split())
+    assert "\nwarm" in text
+
+
+def test_the_largest_batch_is_that_of_its_room():
+    protocol = Protocol(**AT)
+    found = _profile(largest=True)["largest_batch"]
+    for use in ("inference", "training"):
+        again = largest_batch(SPEC, protocol, num_classes=10, training=use == "training",
+                              limit_bytes=found[use]["limit_bytes"]).to_dict()  # fmt: skip
+        assert found[use] == again
+    assert found["inference"]["batch"] > found["training"]["batch"] > 0
+
+
+def test_the_largest_batch_is_shown_with_what_there_is_to_say(document):
+    inference = {"batch": 12, "peak_bytes": 90, "limit_bytes": 100_000_000, "method": "m", "reason": None}
+    training = inference | {"batch": None, "reason": "it does not tell"}
+    text = _text(document | {"largest_batch": {"inference": inference, "training": training}}, 150)
+    expected = "largest batch in 100.0 MB: inference 12, training unknown; training: it does not tell"
+    assert expected in " ".join(text.split())
+
+
+def test_a_gpu_s_settings_and_its_allocator_are_shown(document):
+    peaks = [{"use": "inference", "start": "cold", "allocated_bytes": 2_000_000, "reserved_bytes": 3_000_000}]
+    changed = {
+        "protocol": document["protocol"] | {"cache": "warm", "graph": True},
+        "latency_ms": document["latency_ms"] | {"graph": True},
+        "memory": document["memory"] | {"gpu_peaks": peaks},
+    }
+    text = _text(document | changed)
+    assert "fast, cache warm, CUDA graph" in text
+    assert "allocated of reserved: inference cold 2.0 MB of 3.0 MB" in text
+    assert "cache" not in _text(document)
 
 
 def test_a_compiler_that_fails_leaves_a_sentence(monkeypatch):

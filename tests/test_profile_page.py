@@ -89,6 +89,41 @@ def test_a_document_without_a_sweep_has_no_such_section(document):
     assert 'id="sweep"' not in render_profile(plain)
 
 
+def test_what_was_not_asked_for_is_not_there(document):
+    text = _read(render_profile(document)).text
+    for words in ("energy a clip", "largest batch", "Weights"):
+        assert words not in text
+
+
+def test_energy_batches_weights_and_a_gpu_s_peaks(document):
+    energy = {
+        "joules_per_clip": 0.512,
+        "net_joules_per_clip": 0.4,
+        "watts": 500.0,
+        "reason": None,
+        "warnings": ["warm"],
+    }
+    batches = {
+        "inference": {"batch": 27820, "limit_bytes": 18_000_000, "reason": None},
+        "training": {"batch": None, "limit_bytes": None, "reason": "it does not tell"},
+    }
+    peak = {"use": "training", "start": "warm", "allocated_bytes": 2_000_000, "reserved_bytes": 3_000_000}
+    changed = {
+        "energy": energy,
+        "largest_batch": batches,
+        "memory": document["memory"] | {"gpu_peaks": [peak]},
+        "checkpoint": {"path": HOSTILE, "notes": [HOSTILE, "head_dim is assumed"]},
+    }
+    tags = _read(render_profile(document | changed))
+    text = tags.text.replace("\u00a0", " ")
+    for words in ("0.512 J", "0.4", "500 W", "27,820", "in 18.0 MB", "it does not tell", "head_dim is assumed", "warm"):
+        assert words in text
+    assert "2.00 MB allocated, 3.00 MB reserved" in text
+    assert not {tag for tag, _ in tags.seen} & {"script", "img"}
+    cpu = document["energy"] | {"reason": "no counter on this one"}
+    assert "no counter on this one" in _read(render_profile(document | {"energy": cpu})).text
+
+
 def test_what_is_unknown_is_a_dash_or_a_reason(document):
     latency = document["latency_ms"] | {"ci95": None, "warnings": ["a sentence about the machine"]}
     memory = document["memory"] | {"training_peak_bytes": None, "reasons": {"training_peak_bytes": "no such luck"}}

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from uniformer_bench.measure.protocol import Protocol
     from uniformer_bench.space import Space
-    from uniformer_bench.spec import ArchSpec
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -61,6 +60,8 @@ def measured(command: Command) -> Command:
         click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores, for compare 1]"),
         click.option("--compile", "compiled", is_flag=True, help="Measure under torch.compile."),
         click.option("--implementation", default="fast", show_default=True, help="fast or reference operators."),
+        click.option("--graph", is_flag=True, help="On a GPU: time replays of a CUDA graph."),
+        click.option("--cache", help="On a GPU: cold (its L2 emptied before each repeat) or warm.  [default: cold]"),
         click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
         click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16."),
         click.option("--num-classes", type=click.IntRange(1), help="Classes of the head.  [default: the variant's]"),
@@ -222,7 +223,10 @@ def _front_line(row: dict[str, Any]) -> str:
 @measured
 @click.option("--variant", "variant_name", help="A named architecture; see `ubench variants`.")
 @click.option("--spec", "spec_file", type=click.Path(path_type=Path), help="An architecture as a YAML file.")
-@click.option("--checkpoint", type=click.Path(path_type=Path), help="Official weights, .pth or .safetensors.")
+@click.option("--checkpoint", type=click.Path(path_type=Path), help="Weights, .pth or .safetensors; may stand alone.")
+@click.option("--inflate", default="average", show_default=True, help="2D weights into 3D: average or centre.")
+@click.option("--energy", is_flag=True, help="Joules a clip too, on a GPU that counts them.")
+@click.option("--largest-batch", is_flag=True, help="The largest batch that fits too, for inference and training.")
 @click.option("--html", type=click.Path(path_type=Path), help="Write the same as one offline HTML page.")
 @click.option("--sweep", type=click.Choice(["batch"]), help="Measure at rising batches and in each precision too.")
 def profile(
@@ -232,26 +236,38 @@ def profile(
     variant_name: str | None,
     spec_file: Path | None,
     checkpoint: Path | None,
+    inflate: str,
+    energy: bool,
+    largest_batch: bool,
     html: Path | None,
     sweep: str | None,
     **at: Any,
 ) -> None:
     """Parameters, MACs and FLOPs by counter, latency, memory and what bounds them, by stage and block."""
+    if (variant_name is None) == (spec_file is None) and (variant_name or checkpoint is None):
+        raise click.UsageError("either --variant or --spec must be given, or --checkpoint alone")
+    from uniformer_bench.measure.profile import Weights
     from uniformer_bench.measure.profile import profile as measure
     from uniformer_bench.measure.profile_table import profile_table
+    from uniformer_bench.measure.subjects import named_subject, usual_input
     from uniformer_bench.measure.sweep import sweep as sweep_all
     from uniformer_bench.measure.sweep import sweep_table
 
-    spec, num_classes, protocol = _subject(variant_name, spec_file, at)
-    weights = None
-    if checkpoint:
-        from uniformer_bench.model.checkpoints import read_checkpoint
-
-        weights = read_checkpoint(checkpoint)
-    document = measure(spec, variant=variant_name, num_classes=num_classes, protocol=protocol, checkpoint_state=weights)
+    subject = named_subject(variant_name, spec_file, checkpoint)
+    usual = usual_input(subject)
+    num_classes, protocol = at["num_classes"] or usual.num_classes, _protocol(at, usual.frames, usual.size)
+    document = measure(
+        subject.spec,
+        variant=variant_name,
+        num_classes=num_classes,
+        protocol=protocol,
+        weights=Weights(checkpoint, inflate, subject.notes) if checkpoint else None,
+        energy=energy,
+        largest=largest_batch,
+    )
     tables = [profile_table(document)]
     if sweep:
-        document["sweep"] = sweep_all(spec, num_classes=num_classes, protocol=protocol)
+        document["sweep"] = sweep_all(subject.spec, num_classes=num_classes, protocol=protocol)
         tables += [sweep_table(rows) for rows in document["sweep"].values()]
     if html:
         from uniformer_bench.report.profile_page import write_profile
@@ -272,7 +288,7 @@ def compare(
 ) -> None:
     """Is A faster than B? Interleaved runs, with a control of B against itself in the same call.
 
-    A and B are variants or spec files, with settings of their own: s@precision=bf16,implementation=reference.
+    A and B are variants, spec files or files of weights, with settings of their own: s@precision=bf16,compile=true.
     """
     from uniformer_bench.measure.compare import compare as measure
     from uniformer_bench.measure.comparison import comparison_text, parse_percent
@@ -303,22 +319,6 @@ def doctor(as_json: bool, debug: bool, seed: int) -> None:
     _show(doctor_document(checks), as_json, doctor_table(checks))
 
 
-def _subject(
-    variant_name: str | None, spec_file: Path | None, at: dict[str, Any]
-) -> tuple["ArchSpec", int, "Protocol"]:
-    """The architecture, the classes and the protocol that the options of a profile name."""
-    from uniformer_bench.spec import ArchSpec
-    from uniformer_bench.variants import find_variant
-
-    if (variant_name is None) == (spec_file is None):
-        raise click.UsageError("either --variant or --spec must be given")
-    row = find_variant(variant_name) if variant_name else None
-    spec = row.spec if row else ArchSpec.load(str(spec_file))
-    size = row.size if row else 224
-    protocol = _protocol(at, row.frames if row else 16, (size, size))
-    return spec, at["num_classes"] or (row.num_classes if row else 400), protocol
-
-
 def _protocol(at: dict[str, Any], frames: int, size: tuple[int, int]) -> "Protocol":
     """The protocol of the options, on the clip of the options or else this one."""
     from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, resolve_device
@@ -332,6 +332,8 @@ def _protocol(at: dict[str, Any], frames: int, size: tuple[int, int]) -> "Protoc
         threads=at["threads"] or default_threads(),
         implementation=at["implementation"],
         compile=at["compiled"],
+        cache=at["cache"],
+        graph=at["graph"],
     )
     check_precision(protocol.device, protocol.precision)
     return protocol

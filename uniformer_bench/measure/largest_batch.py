@@ -4,6 +4,7 @@ On a CPU by shape alone: peaks grow with the batch in straight pieces, so that a
 the answer, and the answer counts only when it and the next larger one have been looked at. On a GPU by trying.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -73,6 +74,7 @@ def largest_batch(
         return LargestBatch(None, None, limit_bytes, reason, reason)
     model, use = _model(subject, num_classes, protocol), "training" if training else "inference"
     if protocol.on_cuda:
+        gc.collect()  # a compiled model hangs in cycles
         torch.cuda.empty_cache()
         limit = limit_bytes or torch.cuda.mem_get_info(protocol.device)[0]
         return by_trying(lambda batch: _peak_when_tried(model, protocol, use, batch), limit, cap)

@@ -27,6 +27,7 @@ BY_RUNNING = "live tensors of a run"
 BY_ALLOCATOR = "the GPU allocator's peak of live tensors"
 SMALL_WEIGHTS_BYTES, SMALL_CLIP_ELEMENTS = 32 << 20, 2 << 20
 USES = ("inference", "training")
+NOT_ASKED = "not asked for"  # why a figure that takes its time is unknown
 
 COLD, WARM = "cold", "warm"
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED")
@@ -91,7 +92,7 @@ def peak_memory(
     shape = tuple(clips.shape)
     inference = peak_in(model, shape, protocol, "inference", peak_of)
     reserved = None if device == "cpu" else torch.cuda.max_memory_reserved(device)
-    step, reason = None, "not asked for"
+    step, reason = None, NOT_ASKED
     if training:
         try:
             step = peak_in(model, (training_batch or shape[0], *shape[1:]), protocol, "training", peak_of)

@@ -4,10 +4,11 @@ An unknown number is None with its reason beside it (a counter's note, memory's 
 MACs and bytes are those of one clip, times those of the batch.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import psutil
 import torch
@@ -15,19 +16,43 @@ from torch import Tensor, nn
 
 from uniformer_bench.cost import BlockCost, Cost, StageCost, cost
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.energy import Energy, measure_energy
 from uniformer_bench.measure.environment import environment
+from uniformer_bench.measure.largest_batch import LargestBatch, largest_batch
 from uniformer_bench.measure.latency import STAGE_REPEATS, Latency, measure_latency, stage_latencies
 from uniformer_bench.measure.macs import count_macs, count_training_macs
-from uniformer_bench.measure.memory import Memory, is_out_of_memory, peak_memory
+from uniformer_bench.measure.memory import NOT_ASKED, USES, Memory, is_out_of_memory, peak_memory
 from uniformer_bench.measure.profile_table import profile_table as profile_table
 from uniformer_bench.measure.protocol import Protocol, check_precision
 from uniformer_bench.measure.roofline import Ceilings, bound, ceilings, verdict
-from uniformer_bench.model import UniFormer, build, clips_like, load_official_state_dict
+from uniformer_bench.model import UniFormer, build, clips_like
+from uniformer_bench.model.checkpoints import load_checkpoint
 from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.spec import ArchSpec
 
 SCHEMA_VERSION = 1
 WHOLE_SHARE, STAGES_SHARE, BLOCKS_SHARE, CEILINGS_SHARE = 0.6, 0.2, 0.1, 0.1  # of the budget
+
+
+class Weights(NamedTuple):
+    """A file of weights, how its 2D kernels become 3D, and what there was to say of it before it was loaded."""
+
+    path: Path
+    inflate: str = "average"
+    notes: tuple[str, ...] = ()
+
+
+class _Found(NamedTuple):
+    """What was measured of a model while it was there; `notes` are of its weights, `sentences` warnings."""
+
+    memory: Memory
+    latency: Latency
+    stages_ms: list[float]
+    blocks_ms: list[tuple[float, float]]
+    roof: Ceilings
+    energy: Energy
+    notes: tuple[str, ...]
+    sentences: list[str]
 
 
 def profile(
@@ -37,9 +62,12 @@ def profile(
     num_classes: int,
     protocol: Protocol,
     budget_s: float = 10.0,
-    checkpoint_state: Mapping[str, Tensor] | None = None,
+    weights: Weights | None = None,
+    energy: bool = False,
+    largest: bool = False,
 ) -> dict[str, Any]:
-    """Measures `spec` under `protocol`, with random weights or those of `checkpoint_state`.
+    """Measures `spec` under `protocol`, with random weights or those of a file; energy (some 10 s more) and the
+    largest batch where asked for.
 
     Raises UbenchError where the device cannot, where memory does not suffice or where the weights do not fit.
     """
@@ -49,17 +77,10 @@ def profile(
     input_shape: dict[str, Any] = {"frames": protocol.frames, "size": protocol.size, "num_classes": num_classes}
     element = protocol.dtype().itemsize
     closed_form = cost(spec, **input_shape, bytes_per_element=element, batch=protocol.batch)
-    with thread_count(protocol.threads), _one_line_when_out_of_memory(protocol):
-        memory = _memory_first(spec, num_classes, protocol)
-        model = _model(spec, num_classes, protocol, checkpoint_state)
-        clips = clips_like(spec, protocol.batch, protocol.frames, protocol.size).to(protocol.device, protocol.dtype())
-        memory = memory or peak_memory(model, clips, protocol)
-        run, sentences = _compiled(model, clips) if protocol.compile else (model, [])
-        latency = measure_latency(lambda: run(clips), protocol, budget_s=WHOLE_SHARE * budget_s)
-        stages_ms = stage_latencies(model, clips, protocol, budget_s=STAGES_SHARE * budget_s)
-        blocks_ms = _block_latencies(model, clips, protocol, BLOCKS_SHARE * budget_s)
-        roof = ceilings(protocol, CEILINGS_SHARE * budget_s)
-    parts = _parts(closed_form, stages_ms, blocks_ms, roof, protocol.batch)
+    with thread_count(protocol.threads), one_line_when_out_of_memory(protocol):
+        found = _measure(spec, num_classes, protocol, budget_s, weights, energy)
+        batches = {use: _largest(spec, num_classes, protocol, use, largest) for use in USES}
+    parts = _parts(closed_form, found.stages_ms, found.blocks_ms, found.roof, protocol.batch)
     counts = count_macs(spec, **input_shape, implementation=protocol.implementation)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -67,7 +88,8 @@ def profile(
         "spec_id": spec.id,
         "spec": spec.to_dict(),
         "num_classes": num_classes,
-        "protocol": protocol.to_dict() | {"warmup": latency.warmup, "repeats": latency.n},
+        "checkpoint": {"path": str(weights.path), "notes": list(found.notes)} if weights else None,
+        "protocol": protocol.to_dict() | {"warmup": found.latency.warmup, "repeats": found.latency.n},
         "params": closed_form.params,
         "macs": closed_form.macs,
         "flops": closed_form.flops,
@@ -75,13 +97,39 @@ def profile(
         "training": _training(closed_form, spec, input_shape, protocol),
         "moved_bytes": closed_form.moved_bytes,
         "intensity": closed_form.intensity,
-        **_measured(latency, memory, protocol),
+        **_measured(found.latency, found.memory, protocol),
+        "energy": found.energy.to_dict(),
+        "largest_batch": batches,
         "attainable_ms": sum(part["attainable_ms"] for part in (*parts["stages"], parts["head"])),
-        "ceilings": roof.to_dict(),
+        "ceilings": found.roof.to_dict(),
         **parts,
         "environment": environment(),
-        "warnings": sentences,
+        "warnings": found.sentences,
     }
+
+
+def _measure(
+    spec: ArchSpec, num_classes: int, protocol: Protocol, budget_s: float, weights: Weights | None, energy: bool
+) -> _Found:
+    """All that needs the model; energy last, since it heats the device."""
+    memory = _memory_first(spec, num_classes, protocol)
+    model, notes = _model(spec, num_classes, protocol, weights)
+    clips = clips_like(spec, protocol.batch, protocol.frames, protocol.size).to(protocol.device, protocol.dtype())
+    memory = memory or peak_memory(model, clips, protocol)
+    run, sentences = _compiled(model, clips) if protocol.compile else (model, [])
+    latency = measure_latency(lambda: run(clips), protocol, budget_s=WHOLE_SHARE * budget_s)
+    stages_ms = stage_latencies(model, clips, protocol, budget_s=STAGES_SHARE * budget_s)
+    blocks_ms = _block_latencies(model, clips, protocol, BLOCKS_SHARE * budget_s)
+    roof = ceilings(protocol, CEILINGS_SHARE * budget_s)
+    used = measure_energy(lambda: run(clips), protocol) if energy else Energy(reason=NOT_ASKED)
+    return _Found(memory, latency, stages_ms, blocks_ms, roof, used, notes, sentences)
+
+
+def _largest(spec: ArchSpec, num_classes: int, protocol: Protocol, use: str, asked: bool) -> dict[str, Any]:
+    """The largest batch for inference or training, of a model of its own, so that no other takes its room."""
+    if not asked:
+        return LargestBatch(None, None, None, NOT_ASKED, NOT_ASKED).to_dict()
+    return largest_batch(spec, protocol, num_classes=num_classes, training=use == "training").to_dict()
 
 
 def _measured(latency: Latency, memory: Memory, protocol: Protocol) -> dict[str, Any]:
@@ -166,7 +214,8 @@ def thread_count(threads: int) -> Iterator[None]:
 
 
 @contextmanager
-def _one_line_when_out_of_memory(protocol: Protocol) -> Iterator[None]:
+def one_line_when_out_of_memory(protocol: Protocol) -> Iterator[None]:
+    """Turns whatever says that memory ran out into a UbenchError that names the clips."""
     try:
         yield
     except (RuntimeError, MemoryError) as error:
@@ -195,12 +244,14 @@ def _memory_first(spec: ArchSpec, num_classes: int, protocol: Protocol) -> Memor
 
 
 def _model(
-    spec: ArchSpec, num_classes: int, protocol: Protocol, checkpoint_state: Mapping[str, Tensor] | None
-) -> UniFormer:
-    model = build(spec, num_classes, protocol.implementation)
-    if checkpoint_state is not None:
-        load_official_state_dict(model, checkpoint_state)
-    return model.eval().to(protocol.device, protocol.dtype())
+    spec: ArchSpec, num_classes: int, protocol: Protocol, weights: Weights | None
+) -> tuple[UniFormer, tuple[str, ...]]:
+    """The model on its device, and what there is to say of its weights."""
+    model, notes = build(spec, num_classes, protocol.implementation), tuple[str, ...]()
+    if weights is not None:
+        loaded = load_checkpoint(model, weights.path, inflate=weights.inflate)
+        notes = tuple(dict.fromkeys(weights.notes + loaded.notes))
+    return model.eval().to(protocol.device, protocol.dtype()), notes
 
 
 def _compiled(model: nn.Module, clips: Tensor) -> tuple[Callable[[Tensor], Tensor], list[str]]:

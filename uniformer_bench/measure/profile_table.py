@@ -10,6 +10,8 @@ from typing import Any, Literal
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from uniformer_bench.measure.memory import NOT_ASKED
+
 BAR = 4  # characters
 COLUMNS = ("", "params\nM", "GMACs", "of MACs", "ms", "of time", "FLOP\n/byte", "bound", "of\nroof")
 LEFT = ("", "of MACs", "of time", "bound")
@@ -38,8 +40,14 @@ def _title(document: Mapping[str, Any]) -> str:
     protocol = document["protocol"]
     height, width = protocol["size"]
     clip = f"{protocol['batch']} x {protocol['frames']}x{height}x{width}"
-    how = f"{protocol['device']} {protocol['precision']}, threads {protocol['threads']}, {protocol['implementation']}"
-    return f"{document['variant'] or document['spec_id']}, clips {clip}, {how}"
+    how = [
+        f"{protocol['device']} {protocol['precision']}",
+        f"threads {protocol['threads']}",
+        protocol["implementation"],
+    ]
+    how += [f"cache {protocol['cache']}"] if "cache" in protocol else []
+    how += ["CUDA graph"] if document["latency_ms"]["graph"] else []
+    return f"{document['variant'] or document['spec_id']}, clips {clip}, {', '.join(how)}"
 
 
 def _blocks(part: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
@@ -92,8 +100,11 @@ def significant(value: float) -> str:
 
 
 def _caption(document: Mapping[str, Any]) -> str:
-    lines = [_counted(document), _trained(document), _timed(document), _memory(document), _roof(document)]
-    return "\n".join(lines + document["latency_ms"]["warnings"] + document["warnings"])
+    lines = [_counted(document), _trained(document), _timed(document), _memory(document)]
+    lines += [*_largest(document), *_energy(document), _roof(document)]
+    notes = document["checkpoint"]["notes"] if document["checkpoint"] else []
+    warnings = document["latency_ms"]["warnings"] + document["energy"]["warnings"] + document["warnings"]
+    return "\n".join([*lines, *notes, *warnings])
 
 
 def _counted(document: Mapping[str, Any]) -> str:
@@ -120,7 +131,35 @@ def _timed(document: Mapping[str, Any]) -> str:
 
 def _memory(document: Mapping[str, Any]) -> str:
     peaks = ((document["memory"][f"{kind}_peak_bytes"], kind) for kind in ("inference", "training"))
-    return "peak memory: " + ", ".join(f"{kind} {megabytes(peak)}" for peak, kind in peaks)
+    gpu = [
+        f"{peak['use']} {peak['start']} {megabytes(peak['allocated_bytes'])} of {megabytes(peak['reserved_bytes'])}"
+        for peak in document["memory"]["gpu_peaks"]
+    ]
+    allocator = f"\nallocated of reserved: {', '.join(gpu)}" if gpu else ""
+    return "peak memory: " + ", ".join(f"{kind} {megabytes(peak)}" for peak, kind in peaks) + allocator
+
+
+def _largest(document: Mapping[str, Any]) -> list[str]:
+    """Of both uses, where it was asked for, with what there is to say of either."""
+    found = {use: of for use, of in document["largest_batch"].items() if of["reason"] != NOT_ASKED}
+    if not found:
+        return []
+    limit = megabytes(next(iter(found.values()))["limit_bytes"])
+    batches = (f"{use} {'unknown' if of['batch'] is None else of['batch']}" for use, of in found.items())
+    reasons = (f"; {use}: {of['reason']}" for use, of in found.items() if of["reason"])
+    return [f"largest batch in {limit}: {', '.join(batches)}{''.join(reasons)}"]
+
+
+def _energy(document: Mapping[str, Any]) -> list[str]:
+    """Where it was asked for, or why it is unknown."""
+    energy = document["energy"]
+    if energy["reason"] == NOT_ASKED:
+        return []
+    if energy["joules_per_clip"] is None:
+        return [f"energy: unknown, {energy['reason']}"]
+    net = f"{significant(energy['net_joules_per_clip'])} J above the idle GPU's {energy['idle_watts']:.0f} W"
+    used = f"{significant(energy['joules_per_clip'])} J a clip at {energy['watts']:.0f} W"
+    return [f"energy: {used}, {net}, over {energy['window_s']:.1f} s"]
 
 
 def _roof(document: Mapping[str, Any]) -> str:

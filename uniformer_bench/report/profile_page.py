@@ -13,6 +13,7 @@ from uniformer_bench.report.drawing import drawing, scale_of, x
 from uniformer_bench.report.evidence import label, words
 from uniformer_bench.report.info import Trial
 from uniformer_bench.report.markup import bar, copyable, section
+from uniformer_bench.report.profile_asked import SPACE, checkpoint, energy, largest_batch, megabytes, memory_facts
 from uniformer_bench.report.roofline_figure import Point, roofline
 from uniformer_bench.report.sections import TEXTURES
 from uniformer_bench.report.text import MISSING, escape, number, percent, plural
@@ -22,7 +23,6 @@ Document = Mapping[str, Any]
 ASSETS = Path(__file__).parent / "assets"
 STYLES = ("report.css", "profile.css")
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-SPACE = "\u00a0"
 CONVENTION = (
     "One multiply-accumulate (MAC) is two floating-point operations (FLOPs). MACs are those of convolutions, linear "
     "layers and the two products of attention, for one clip; the paper’s “GFLOPs” are MACs. Training is the forward "
@@ -93,10 +93,6 @@ def _ms(value: float | None) -> str:
     return MISSING if value is None else f"{number(value)}{SPACE}ms"
 
 
-def _megabytes(value: float | None) -> str:
-    return MISSING if value is None else f"{number(value / 1e6)}{SPACE}MB"
-
-
 def _units(document: Document) -> tuple[tuple[float, str], tuple[float, str]]:
     """(divisor, heading) of parameters and MACs, so that a small model's are no rows of zeros."""
     params = (1e6, "params M") if document["params"] >= 1e6 else (1e3, "params k")
@@ -119,12 +115,13 @@ def _answer(document: Document) -> str:
     figures = [
         ("latency", _ms(latency["median"]), _interval(latency["ci95"])),
         ("throughput", f"{number(speed)}{SPACE}clips/s", f"{latency['n']} repeats"),
-        ("inference memory", _megabytes(memory["inference_peak_bytes"]), "peak"),
-        ("training memory", _megabytes(memory["training_peak_bytes"]), "peak of a step"),
+        ("inference memory", megabytes(memory["inference_peak_bytes"]), "peak"),
+        ("training memory", megabytes(memory["training_peak_bytes"]), "peak of a step"),
         ("parameters", _amount(document["params"]), ""),
         ("MACs a clip", _amount(document["macs"]), _amount(document["flops"], "FLOPs")),
         ("MACs, with backward", _amount(training["macs"]), _amount(training["flops"], "FLOPs")),
     ]
+    figures += [*energy(document), *largest_batch(document)]
     items = "".join(
         f"<div><dt>{escape(name)}</dt><dd><b>{escape(value)}</b><small>{escape(note)}</small></dd></div>"
         for name, value, note in figures
@@ -146,7 +143,7 @@ def _lede(document: Document) -> str:
 
 
 def _warnings(document: Document) -> str:
-    sentences = [*document["latency_ms"]["warnings"], *document["warnings"]]
+    sentences = [*document["latency_ms"]["warnings"], *document["energy"]["warnings"], *document["warnings"]]
     items = "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
     return f'<ul class="warnings">{items}</ul>' if items else ""
 
@@ -266,7 +263,7 @@ def _sweep_row(row: Document, best: float) -> str:
     said = row["reason"] or ("knee" if row["knee"] else "")
     return (
         f'<tr class="{"knee" if row["knee"] else ""}"><th scope="row">{escape(row["batch"])}</th>{figures}'
-        f"{bar(share, number(row['clips_per_s']))}{_cells((_megabytes(row['inference_peak_bytes']),))}"
+        f"{bar(share, number(row['clips_per_s']))}{_cells((megabytes(row['inference_peak_bytes']),))}"
         f'<td class="text">{escape(said)}</td></tr>'
     )
 
@@ -287,11 +284,14 @@ def _counter(kind: str, name: str, count: Document) -> str:
 
 
 def _how(document: Document) -> str:
-    memory = {"method": document["memory"]["method"], **document["memory"].get("reasons", {})}
-    parts = (("Protocol", document["protocol"]), ("Memory", memory), ("Environment", document["environment"]))
+    parts = (
+        ("Protocol", document["protocol"]),
+        ("Memory", memory_facts(document)),
+        ("Environment", document["environment"]),
+    )
     lists = "".join(_facts(name, facts) for name, facts in parts)
-    body = f'<div class="facts-grid">{lists}</div><h3>Conventions</h3><p class="note">{CONVENTION}</p>'
-    return section("how", "How it was measured", body)
+    grid = f'<div class="facts-grid">{lists}</div>{checkpoint(document)}'
+    return section("how", "How it was measured", f'{grid}<h3>Conventions</h3><p class="note">{CONVENTION}</p>')
 
 
 def _facts(name: str, facts: Document) -> str:
