@@ -5,6 +5,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 from tests.specs import CLIP, random_spec
 from uniformer_bench.measure import macs
@@ -81,6 +82,28 @@ def test_training_that_cannot_be_counted_is_a_reason(monkeypatch):
     counts = count_training_macs(ONE_BLOCK, frames=1, size=(4, 8), num_classes=5)
     assert counts["torch"] == Count(None, None, "FLOPs", "ZeroDivisionError: division by zero")
     assert counts["closed_form"].macs > 0
+
+
+def test_uniformer_b_is_counted_without_its_memory():
+    """Its weights would be 199 MB, the affinities of one block of stage 3 another 12 MB; a byte by hand is seen."""
+    row = find_variant("b")
+    at = {"frames": row.frames, "size": row.size, "num_classes": row.num_classes}
+    model, clip = macs._without_memory(row.spec, row.frames, row.size, row.num_classes, "fast")
+    assert {tensor.device.type for tensor in (*model.parameters(), *model.buffers(), clip)} == {"meta"}
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        counts = count_macs(row.spec, **at)
+        torch.empty(12345, dtype=torch.uint8)
+    events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]
+    assert 12345 in {event.nbytes() for event in events}
+    assert sum(max(0, event.nbytes()) for event in events) - 12345 < 1e5
+    assert len(set(_numbers(counts).values())) == 1
+
+
+def test_tools_are_those_asked_for():
+    assert set(count_macs(ONE_BLOCK, frames=1, size=(4, 8), num_classes=5, tools=("torch",))) == {
+        "closed_form",
+        "torch",
+    }
 
 
 def test_counting_twice_changes_nothing():

@@ -8,7 +8,7 @@ so that counting computes nothing, changes nothing and gives the same answer how
 import contextlib
 import io
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from math import prod
 from typing import Any
@@ -23,6 +23,7 @@ from uniformer_bench.cost import cost
 from uniformer_bench.model import build
 from uniformer_bench.spec import ArchSpec
 
+TOOLS = ("torch", "fvcore", "ptflops")
 SDPA = "scaled_dot_product_attention"
 
 
@@ -44,9 +45,15 @@ Counter = Callable[[nn.Module, Tensor], Count]
 
 
 def count_macs(
-    spec: ArchSpec, *, frames: int, size: int | tuple[int, int], num_classes: int, implementation: str = "fast"
+    spec: ArchSpec,
+    *,
+    frames: int,
+    size: int | tuple[int, int],
+    num_classes: int,
+    implementation: str = "fast",
+    tools: Sequence[str] = TOOLS,
 ) -> dict[str, Count]:
-    """Counts by closed_form, torch, fvcore and ptflops for a clip (in_channels, frames, height, width).
+    """Counts by closed_form and by `tools` for a clip (in_channels, frames, height, width).
 
     Raises SpecError where the clip is too small, UbenchError for an unknown implementation.
     """
@@ -56,8 +63,8 @@ def count_macs(
     def counted(counter: Counter, unit: str) -> Count:
         return _or_reason(counter, *_without_memory(spec, frames, size, num_classes, implementation), unit)
 
-    tools = {"torch": (_torch, "FLOPs"), "fvcore": (_fvcore, "MACs"), "ptflops": (_ptflops, "MACs")}
-    return {"closed_form": Count(macs, macs, "MACs")} | {name: counted(*tool) for name, tool in tools.items()}
+    known = dict(zip(TOOLS, ((_torch, "FLOPs"), (_fvcore, "MACs"), (_ptflops, "MACs")), strict=True))
+    return {"closed_form": Count(macs, macs, "MACs")} | {name: counted(*known[name]) for name in tools}
 
 
 def count_training_macs(
