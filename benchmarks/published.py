@@ -1,12 +1,14 @@
 """What was published of UniFormer against what we compute, as markdown. What the docs say of it comes from here.
 
-    python benchmarks/published.py            half a minute on one core
+    python benchmarks/published.py                                          half a minute on one core
+    python benchmarks/published.py --markdown > docs/published.md           the part that is the same everywhere
 
 1. Every variant at its published inputs: parameters and MACs. Published "GFLOPs" are multiply-accumulates counted by
    fvcore, which counts normalisations too; ours are those of convolutions, linear layers and attention alone.
 2. The models trained with token labelling, which have a second head, and the printed errors of L.
 3. The paper's ablation of block types, two rows of which cannot be reproduced.
 4. Parity: logits against the official code's for the official names' weights, both implementations.
+5. What a count of UniFormer-B without memory takes, by counter.
 
 Sources: the paper (arXiv 2201.04676v3, tables 2 and 4) and the READMEs of Sense-X/UniFormer, image_classification
 and video_classification (there GFLOPs of four views; a view here).
@@ -15,6 +17,7 @@ and video_classification (there GFLOPs of four views; a view here).
 import argparse
 import dataclasses
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -25,14 +28,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))  # tests.official, whereve
 
 from tests.official import CASES, clips_of, spec_of, state_dict_of
 from uniformer_bench.cost import cost
-from uniformer_bench.measure.macs import count_macs
+from uniformer_bench.measure.macs import TOOLS, count_macs
 from uniformer_bench.model import build, load_official_state_dict
 from uniformer_bench.spec import ArchSpec, StageSpec
-from uniformer_bench.variants import find_variant, variant
+from uniformer_bench.variants import VARIANTS, find_variant, variant
 
-# GFLOPs of a view at frames other than the variant's own, from the video README: 70 / 4, 438 / 4, 161 / 4, 1036 / 4.
-OTHER_FRAMES = (("s", 8, 17.5), ("s", 32, 109.6), ("b", 8, 40.25), ("b", 32, 259.0))
-IMAGES = ("image_s", "image_s_plus", "image_s_plus_dim64", "image_b", "image_b_ls", "image_l")
 # Trained with token labelling: variant, size, published parameters in millions and GFLOPs (image README).
 TOKEN_LABELLED = (
     ("image_s", 224, 22, 3.6),
@@ -72,7 +72,10 @@ def computed(spec: ArchSpec, frames: int, size: int, classes: int) -> Computed:
     at = {"frames": frames, "size": size, "num_classes": classes}
     expected = cost(spec, **at)
     return Computed(
-        built, expected.params, expected.macs, count_macs(spec, **at, implementation="reference")["fvcore"].raw
+        built,
+        expected.params,
+        expected.macs,
+        count_macs(spec, **at, implementation="reference", tools=("fvcore",))["fvcore"].raw,
     )
 
 
@@ -112,10 +115,11 @@ def variants_table() -> str:
 
 
 def _inputs() -> Iterator[tuple[str, int, float]]:
-    own = [(name, find_variant(name)) for name in ("s", "b", *IMAGES)]
-    rows = [*OTHER_FRAMES, *((name, row.frames, row.published_gmacs) for name, row in own)]
-    order = ["s", "b", *IMAGES]
-    yield from sorted(rows, key=lambda row: (order.index(row[0]), row[1]))
+    """(variant, frames, published GMACs) of all that was published."""
+    for row in VARIANTS.values():
+        own = ((row.frames, row.published_gmacs),) if row.published_gmacs else ()
+        for frames, gmacs in sorted((*own, *row.published_at_frames)):
+            yield row.name, frames, gmacs
 
 
 def token_labelling_table() -> str:
@@ -194,19 +198,46 @@ total. GGGG is printed at a third of what it costs. Do not calibrate a cost mode
 """
 
 
+def timing_table() -> str:
+    """Seconds of one count of UniFormer-B on the meta device, the second of two, the model's making included."""
+    row, rows = find_variant("b"), []
+    at = {"frames": row.frames, "size": row.size, "num_classes": row.num_classes}
+    for name in TOOLS:
+        for _ in range(2):
+            start = time.perf_counter()
+            count_macs(row.spec, **at, tools=(name,))
+            seconds = time.perf_counter() - start
+        rows.append([name, f"{seconds:.2f}"])
+    return table(["counter", "seconds"], rows)
+
+
+def markdown() -> str:
+    """docs/published.md: what is the same on every machine."""
+    parts = (
+        "# What was published, and what we compute\n\nWritten by `python benchmarks/published.py --markdown`.\n",
+        "## Published and computed, every variant\n",
+        variants_table(),
+        "## With token labelling\n",
+        token_labelling_table(),
+        REMARKS,
+        "## The paper's ablation of block types, 16 x 224 x 224, 400 classes\n",
+        ablation_table(),
+        ABLATION_REMARKS,
+    )
+    return "\n".join(parts)
+
+
 def main() -> None:
-    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--markdown", action="store_true", help="docs/published.md alone")
     torch.set_num_threads(1)
-    print("## Published and computed, every variant\n")
-    print(variants_table())
-    print("## With token labelling\n")
-    print(token_labelling_table())
-    print(REMARKS)
-    print("## The paper's ablation of block types, 16 x 224 x 224, 400 classes\n")
-    print(ablation_table())
-    print(ABLATION_REMARKS)
-    print("## Parity with the official code: largest error of a logit, relative to the largest logit\n")
-    print(parity_table(), end="")
+    alone = parser.parse_args().markdown
+    print(markdown(), end="")
+    if not alone:
+        print("\n## Parity with the official code: largest error of a logit, relative to the largest logit\n")
+        print(parity_table())
+        print("## A count of UniFormer-B without memory, 16 x 224 x 224\n")
+        print(timing_table(), end="")
 
 
 if __name__ == "__main__":

@@ -16,10 +16,21 @@ def readme():
     return (ROOT / "README.md").read_text()
 
 
-def test_every_block_of_output_is_what_its_command_prints(readme):
-    spec = importlib.util.spec_from_file_location("readme", ROOT / "docs" / "readme.py")
+def _script(path):
+    """A script outside the package, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+def test_the_table_of_published_figures_is_what_its_script_prints():
+    module = _script(ROOT / "benchmarks" / "published.py")
+    assert (ROOT / "docs" / "published.md").read_text() == module.markdown()
+
+
+def test_every_block_of_output_is_what_its_command_prints(readme):
+    module = _script(ROOT / "docs" / "readme.py")
     assert len(module.BLOCK.findall(readme)) >= 4
     assert module.rewritten(readme) == readme
 

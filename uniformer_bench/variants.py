@@ -1,7 +1,8 @@
 """The paper's models and small ones of ours, one row each: values, not code.
 
 Published figures are those printed by the authors: parameters in millions, "GFLOPs" that are
-multiply-accumulates counted by fvcore (its README and paper, arXiv 2201.04676, tables 2 and 3).
+multiply-accumulates counted by fvcore, of one view (their READMEs and paper, arXiv 2201.04676, tables 2 and 3;
+at other numbers of frames the video README prints four views: 70, 438, 161, 1036).
 """
 
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ class Variant:
     num_classes: int
     published_params_m: float | None = None
     published_gmacs: float | None = None
+    published_at_frames: tuple[tuple[int, float], ...] = ()  # GMACs at other numbers of frames
 
 
 def _stages(
@@ -81,6 +83,7 @@ _ROWS = (
         num_classes=400,
         published_params_m=21.4,
         published_gmacs=41.8,
+        published_at_frames=((8, 17.5), (32, 109.6)),
     ),
     Variant(
         name="b",
@@ -90,6 +93,7 @@ _ROWS = (
         num_classes=400,
         published_params_m=49.8,
         published_gmacs=96.7,
+        published_at_frames=((8, 40.25), (32, 259.0)),
     ),
     Variant(
         name="image_s",
