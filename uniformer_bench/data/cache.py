@@ -2,8 +2,10 @@
 
 A cache entry is a folder of .npy files with a list of its contents. It appears under its name in one rename,
 so that a reader sees all of it or nothing; of two processes that make the same entry, the first to finish wins.
+A file whose size or time is not as it was written must still have the hash that it was written with.
 """
 
+import hashlib
 import json
 import logging
 import os
@@ -19,6 +21,7 @@ from platformdirs import user_cache_dir
 from uniformer_bench.errors import UbenchError
 
 CONTENTS = "contents.json"  # file name of every array to its shape and dtype
+HASHES = "hashes.json"  # file name of every array to its file's hash, size and time of change
 log = logging.getLogger(__name__)
 
 
@@ -73,14 +76,35 @@ def _load(folder: Path) -> dict[str, np.ndarray] | None:
         found = {name: _kind(array) for name, array in arrays.items()}
         if found != contents:
             raise ValueError(f"{found} instead of {contents}")
-    except (OSError, EOFError, ValueError) as error:
+        _check_hashes(folder)
+    except (OSError, EOFError, ValueError, TypeError, AttributeError) as error:
         log.warning("the cached arrays in %s are torn (%s); they are made anew", folder, error)
         return None
     return arrays
 
 
+def _check_hashes(folder: Path) -> None:
+    """Raises ValueError where a file was touched and is not what was written. Older entries have no hashes."""
+    if not (folder / HASHES).exists():
+        return
+    for name, (digest, stat) in json.loads((folder / HASHES).read_text(encoding="utf-8")).items():
+        path = folder / f"{name}.npy"
+        if _stat(path) != stat and _digest(path) != digest:
+            raise ValueError(f"{path.name} was changed")
+
+
 def _kind(array: np.ndarray) -> list[object]:
     return [list(array.shape), array.dtype.str]
+
+
+def _stat(path: Path) -> list[int]:
+    stat = path.stat()
+    return [stat.st_size, stat.st_mtime_ns]
+
+
+def _digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -91,8 +115,14 @@ def _save(folder: Path, arrays: Mapping[str, np.ndarray]) -> None:
             np.save(file, array, allow_pickle=False)
             file.flush()
             os.fsync(file.fileno())
-    with open(folder / CONTENTS, "w", encoding="utf-8") as text:
-        json.dump({name: _kind(array) for name, array in arrays.items()}, text)
+    files = {name: folder / f"{name}.npy" for name in arrays}
+    _save_json(folder / HASHES, {name: [_digest(path), _stat(path)] for name, path in files.items()})
+    _save_json(folder / CONTENTS, {name: _kind(array) for name, array in arrays.items()})
+
+
+def _save_json(path: Path, value: object) -> None:
+    with open(path, "w", encoding="utf-8") as text:
+        json.dump(value, text)
         text.flush()
         os.fsync(text.fileno())
 

@@ -1,14 +1,18 @@
 """Reads one video file into a clip of few frames.
 
-A clip is the whole video at T frames, each from the middle of one of T equal parts (the field's sparse sampling),
-turned upright, its short side resized and its centre cropped to (H, W); pixels are taken as square. A file is
-read whole and as itself, or refused with a reason that does not name the path. A stream without a count of frames
-(.mkv, .webm, .gif, .mpg) that was cut short cannot be told from a shorter video, and is read as one.
+A clip is the whole video at T frames, each from the middle of one of T equal parts (the field's uniform, or sparse,
+sampling), or every n-th frame about its middle (dense sampling). Frames are counted, not timed, as the paper's code
+does: a variable rate changes nothing. They are turned upright, the short side resized and the centre cropped to
+(H, W); pixels are taken as square. A file is read whole and as itself, or refused with a reason that does not name
+the path. What cannot be told: bits that were changed yet still decode, as they do in VP9, and a file cut short
+whose header has neither a count of frames nor a duration (.gif, .mpg).
 """
 
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -16,6 +20,7 @@ from av.stream import Disposition
 
 MAX_FRAMES = 100_000  # an hour at 28 frames a second: what is longer is not a clip
 MAX_PIXELS = 8192 * 8192  # of one frame: what is larger is more likely an attack on memory
+MAX_SECONDS = 600.0  # of decoding one file
 # Playlists and scripts, which FFmpeg would follow to other files and hosts, are no videos here.
 OPEN_OPTIONS = {
     "protocol_whitelist": "file",
@@ -27,44 +32,72 @@ class UnreadableError(Exception):
     """Why this file cannot be a clip."""
 
 
-def sample_indices(available: int, frames: int) -> list[int]:
-    """The frame in the middle of each of `frames` equal parts of a video; frames repeat where it has fewer."""
-    return [(2 * part + 1) * available // (2 * frames) for part in range(frames)]
+class Facts(NamedTuple):
+    """How many frames a clip's file holds, their size as stored, and frames a second and seconds where it says."""
+
+    frames: int
+    width: int
+    height: int
+    rate: float | None
+    seconds: float | None
 
 
-def read_clip(path: Path, row: np.ndarray) -> int:
-    """Samples a video into `row` (T, H, W, 3) uint8 and returns how many frames it has.
+def sample_indices(available: int, frames: int, stride: int = 0) -> list[int]:
+    """Which of a video's frames to take; frames repeat where it has too few.
+
+    Stride 0: the frame in the middle of each of `frames` equal parts. Else every `stride`-th frame about the middle
+    of the video, the last one again and again where it ends before.
+    """
+    if stride == 0:
+        return [(2 * part + 1) * available // (2 * frames) for part in range(frames)]
+    start = max(0, (available - (frames - 1) * stride - 1) // 2)
+    return [min(start + stride * step, available - 1) for step in range(frames)]
+
+
+def read_clip(path: Path, row: np.ndarray, stride: int = 0) -> Facts:
+    """Samples a video into `row` (T, H, W, 3) uint8 and says what it is.
 
     Raises UnreadableError.
     """
     try:
-        return _sample(path, row)
+        return _sample(path, row, stride)
     except (av.error.FFmpegError, OSError, ValueError, MemoryError) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__  # the whole message names the path
         raise UnreadableError(f"cannot be decoded: {reason}") from None
 
 
-def _sample(path: Path, row: np.ndarray) -> int:
-    """As read_clip. How many frames there are is known for sure only after decoding: the packets are counted first,
-    which is cheap, and the file is decoded again where that was wrong.
+def _sample(path: Path, row: np.ndarray, stride: int) -> Facts:
+    """As read_clip. How many frames there are is known for sure only after decoding: the header is believed at first,
+    or the packets counted where it does not say, and the file is decoded again where that was wrong.
     """
-    expected = _count_packets(path)
+    expected = 0
     for _ in range(2):
-        wanted = sample_indices(expected, len(row))
-        count = 0
-        for count, frame in enumerate(_decoded(path), start=1):
-            if count - 1 in wanted:
-                row[[part for part, index in enumerate(wanted) if index == count - 1]] = _picture(frame, row.shape[1:3])
-        if count == 0:
-            raise UnreadableError("no frame can be decoded")
-        if count == expected:
-            return count
+        with _open(path) as container:
+            stream = _stream(container)
+            expected = expected or stream.frames or _count_packets(path)
+            wanted: dict[int, list[int]] = {}
+            for part, index in enumerate(sample_indices(expected, len(row), stride)):
+                wanted.setdefault(index, []).append(part)
+            count, frame = 0, None
+            for count, frame in enumerate(_decoded(container, stream), start=1):
+                if parts := wanted.get(count - 1):
+                    row[parts] = upright(frame, row.shape[1:3])
+            if frame is None:
+                raise UnreadableError("no frame can be decoded")
+            if count == expected:
+                return _facts(container, stream, count, frame)
         expected = count
     raise UnreadableError("the file changed while it was read")
 
 
+def _facts(container: av.container.InputContainer, stream: av.VideoStream, count: int, frame: av.VideoFrame) -> Facts:
+    rate = float(stream.average_rate) if stream.average_rate else None
+    seconds = _promised_seconds(container, stream) or (count / rate if rate else None)
+    return Facts(count, frame.width, frame.height, rate, seconds)
+
+
 def _open(path: Path) -> av.container.InputContainer:
-    return av.open(os.fspath(path), metadata_errors="replace", options=OPEN_OPTIONS)
+    return av.open(os.fspath(path), metadata_errors="replace", options=OPEN_OPTIONS, timeout=MAX_SECONDS)
 
 
 def _stream(container: av.container.InputContainer) -> av.VideoStream:
@@ -73,7 +106,7 @@ def _stream(container: av.container.InputContainer) -> av.VideoStream:
         if not stream.disposition & Disposition.attached_pic:
             if stream.width * stream.height > MAX_PIXELS:
                 raise UnreadableError(f"a frame of {stream.width} x {stream.height} pixels is too large")
-            stream.codec_context.thread_count = 1
+            stream.codec_context.thread_count = 1  # files are read side by side
             return stream
     raise UnreadableError("no video in the file")
 
@@ -87,18 +120,32 @@ def _count_packets(path: Path) -> int:
         return count
 
 
-def _decoded(path: Path) -> Iterator[av.VideoFrame]:
-    """All frames in order. Raises UnreadableError at a damaged one, or where most that the header promises miss."""
-    with _open(path) as container:
-        stream = _stream(container)
-        count = 0
-        for count, frame in enumerate(container.decode(stream), start=1):
-            _check_length(count)
-            if frame.is_corrupt:
-                raise UnreadableError(f"frame {count - 1} is damaged")
-            yield frame
-        if 2 * count < stream.frames:  # a header may be a little wrong; one that is this wrong was written for more
-            raise UnreadableError(f"only {count} of {stream.frames} frames can be decoded")
+def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
+    """All frames in order. Raises UnreadableError at a damaged one, or where much that the header promises misses."""
+    deadline = time.monotonic() + MAX_SECONDS
+    count, end = 0, 0.0
+    for count, frame in enumerate(container.decode(stream), start=1):
+        _check_length(count)
+        if time.monotonic() > deadline:
+            raise UnreadableError(f"decoding takes longer than {MAX_SECONDS:g} s: cut it into clips")
+        if frame.is_corrupt:
+            raise UnreadableError(f"frame {count - 1} is damaged")
+        end = max(end, frame.time or 0.0)
+        yield frame
+    if 2 * count < stream.frames:  # a header may be a little wrong; one that is this wrong was written for more
+        raise UnreadableError(f"only {count} of {stream.frames} frames can be decoded")
+    promised = None if stream.frames else _promised_seconds(container, stream)
+    if promised and count and end * (count + 1) / count < 0.9 * promised:  # the last frame is shown for a while, too
+        raise UnreadableError(f"only {end:.3g} of {promised:.3g} s can be decoded")
+
+
+def _promised_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
+    """How long the header says that the video is; of sound and video together it says nothing of the video."""
+    if stream.duration is not None and stream.time_base is not None:
+        return float(stream.duration * stream.time_base)
+    if container.duration is not None and len(container.streams) == 1:
+        return float(container.duration / av.time_base)
+    return None
 
 
 def _check_length(count: int) -> None:
@@ -106,8 +153,8 @@ def _check_length(count: int) -> None:
         raise UnreadableError(f"more than {MAX_FRAMES} frames: cut it into clips")
 
 
-def _picture(frame: av.VideoFrame, size: tuple[int, ...]) -> np.ndarray:
-    """The frame upright, resized and cropped to (H, W, 3) RGB."""
+def upright(frame: av.VideoFrame, size: tuple[int, ...]) -> np.ndarray:
+    """The frame turned as its header says, resized so that it covers `size` and cropped to it: (H, W, 3) RGB."""
     quarters = round(frame.rotation / 90) % 4  # anticlockwise, as in numpy
     height, width = size if quarters % 2 == 0 else size[::-1]
     scale = max(height / frame.height, width / frame.width)

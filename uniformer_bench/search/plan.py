@@ -5,7 +5,9 @@ The time comes from one sampled architecture, the middle one by cost, trained fo
 
 import statistics
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +16,7 @@ import torch
 from uniformer_bench.cost import cost
 from uniformer_bench.data.clips import Split
 from uniformer_bench.data.digits import CLASSES, COUNTS
-from uniformer_bench.data.listing import list_videos
+from uniformer_bench.data.sources import read_listing
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import default_threads, devices_like
 from uniformer_bench.model import build
@@ -32,9 +34,14 @@ class _Data(NamedTuple):
     classes: int
 
 
-def dry_run(space: Space, *, data: str, trials: int, seed: int, device: str) -> dict[str, Any]:
-    """Checks the space, builds twenty of its architectures on the meta device, and estimates the time."""
-    found = _data(data)
+def dry_run(
+    space: Space, *, data: str, trials: int, seed: int, device: str, listing: Mapping[str, Any] = MappingProxyType({})
+) -> dict[str, Any]:
+    """Checks the space, builds twenty of its architectures on the meta device, and estimates the time.
+
+    `listing` are arguments of data.sources.read_listing.
+    """
+    found = _data(data, listing)
     check_feasible(space, found.classes, seed)
     rows = [_built(candidate, space, found) for candidate in sample_candidates(space, SAMPLES, seed)]
     middle = sorted(rows, key=lambda row: row["short_run_macs"])[len(rows) // 2]
@@ -56,12 +63,12 @@ def dry_run(space: Space, *, data: str, trials: int, seed: int, device: str) -> 
     }
 
 
-def _data(source: str) -> _Data:
+def _data(source: str, options: Mapping[str, Any]) -> _Data:
     if source == "builtin":
         return _Data(COUNTS["train"], len(CLASSES))
-    classes, videos = list_videos(Path(source))
-    trained = [video for video in videos if video.split == "train"]
-    return _Data(len(trained) or round(TRAINING_SHARE * len(videos)), len(classes))
+    listing = read_listing(Path(source), **options)
+    trained = [video for video in listing.videos if video.split == "train"]
+    return _Data(len(trained) or round(TRAINING_SHARE * len(listing.videos)), len(listing.classes))
 
 
 def _built(candidate: Candidate, space: Space, data: _Data) -> dict[str, Any]:

@@ -17,11 +17,13 @@ from hypothesis import strategies as st
 
 from tests.videos import counting_clip, write_sound, write_video
 from uniformer_bench.data import cache as cache_module
-from uniformer_bench.data import folder as folder_module
+from uniformer_bench.data import load_clips
+from uniformer_bench.data import splits as splits_module
 from uniformer_bench.data import video as video_module
+from uniformer_bench.data import videos as videos_module
 from uniformer_bench.data.cache import cache_dir, cached_arrays
 from uniformer_bench.data.clips import Clips
-from uniformer_bench.data.folder import load_folder
+from uniformer_bench.data.listing import Video
 from uniformer_bench.data.video import UnreadableError, read_clip, sample_indices
 from uniformer_bench.errors import UbenchError
 
@@ -29,7 +31,21 @@ SPLITS = ("train", "validation", "test")
 
 
 def load(root: Path, cache: Path, **changes) -> Clips:
-    return load_folder(root, **{"frames": 2, "size": (16, 16), "seed": 0, "cache": cache, **changes})
+    return load_clips(str(root), **{"frames": 2, "size": (16, 16), "seed": 0, "cache": cache, **changes})
+
+
+class Recorder:
+    """A watch that remembers."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.told: list[tuple[int, int]] = []
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+    def decoded(self, done: int, total: int) -> None:
+        self.told.append((done, total))
 
 
 def make_class(folder: Path, count: int, first: int = 10) -> None:
@@ -45,7 +61,7 @@ def greys(clips: Clips) -> dict[str, list[int]]:
 
 def read(path: Path, frames: int, size: tuple[int, int] = (16, 16)) -> tuple[np.ndarray, int]:
     row = np.zeros((frames, *size, 3), np.uint8)
-    return row, read_clip(path, row)
+    return row, read_clip(path, row).frames
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +154,7 @@ def test_rotation_in_the_header_is_honoured(tmp_path):
 
 @pytest.mark.parametrize("wrong", [3, 99])
 def test_a_wrong_count_of_packets_changes_nothing(tmp_path, monkeypatch, wrong):
-    path = write_video(tmp_path / "a.mp4", counting_clip(10))
+    path = write_video(tmp_path / "a.mkv", counting_clip(10))
     expected, _ = read(path, 4)
     monkeypatch.setattr(video_module, "_count_packets", lambda path: wrong)
     row, count = read(path, 4)
@@ -213,9 +229,9 @@ def test_reading_is_bounded(tmp_path, monkeypatch):
 
 def test_a_file_without_frames_and_one_that_changes_are_refused(tmp_path, monkeypatch):
     path = write_video(tmp_path / "a.mp4", counting_clip(4))
-    frames = list(video_module._decoded(path))
-    found = iter([frames[:2], frames[:3], []])
-    monkeypatch.setattr(video_module, "_decoded", lambda path: next(found))
+    found = iter([2, 3, 0])
+    decoded = video_module._decoded
+    monkeypatch.setattr(video_module, "_decoded", lambda *file: list(decoded(*file))[: next(found)])
     with pytest.raises(UnreadableError, match="the file changed while it was read"):
         read(path, 2)
     with pytest.raises(UnreadableError, match="no frame can be decoded"):
@@ -268,10 +284,13 @@ def test_another_class_leaves_the_others_where_they_are(two_classes, tmp_path):
 
 @pytest.mark.parametrize(("count", "share"), [(3, 1), (4, 1), (7, 1), (8, 2), (12, 2), (13, 3), (100, 20)])
 def test_shares_are_a_fifth_rounded_and_at_least_one(count, share):
-    dealt = folder_module._deal("x", [[index] for index in range(count)])
+    videos = [Video(Path("x"), "x", 0, None, None)] * count
+    readings = [splits_module.Reading(str(index), 1, None) for index in range(count)]
+    dealt = splits_module.deal(videos, readings, [None] * count, ["x"], 0)
     assert {name: len(some) for name, some in dealt.items()} == {
         "train": count - 2 * share, "validation": share, "test": share,
     }  # fmt: skip
+    assert sorted(index for some in dealt.values() for index in some) == list(range(count))
 
 
 def test_copies_of_a_file_stay_in_one_split(tmp_path):
@@ -378,8 +397,8 @@ def test_unreadable_files_are_listed_and_nothing_takes_their_place(tmp_path):
 
 
 def test_a_file_that_cannot_be_opened_is_listed(tmp_path):
-    video = folder_module.Video(tmp_path / "gone.mp4", "a/gone.mp4", 0, None, None)
-    reading = folder_module._read(video, np.zeros((1, 16, 16, 3), np.uint8))
+    video = Video(tmp_path / "gone.mp4", "a/gone.mp4", 0, None, None)
+    reading, _ = videos_module.read_video(video, np.zeros((1, 16, 16, 3), np.uint8))
     assert reading.fault == "cannot be opened: No such file or directory"
 
 
@@ -389,13 +408,13 @@ def test_a_file_that_cannot_be_opened_is_listed(tmp_path):
 @pytest.mark.parametrize(
     ("build", "rule"),
     [
-        (lambda root: None, "must exist and be a folder"),
-        (lambda root: root.write_text("x"), "must exist and be a folder"),
+        (lambda root: None, "must exist and be a folder or a list"),
         (lambda root: root.mkdir(), "a sub-folder of videos for each class, got no sub-folder"),
         (lambda root: make_class(root, 1), "a sub-folder of videos for each class, got no sub-folder"),
         (lambda root: make_class(root / "cat", 3), "at least 2 classes .*, got 1"),
         (lambda root: (root / "cat").mkdir(parents=True), "a class folder must hold videos .* got none in .*cat"),
-        (lambda root: make_splits(root, {"train": 1, "test": 1}), r"must hold train/, and val/ .*\['test', 'train'\]"),
+        (lambda root: make_splits(root, {"val": 1, "test": 1}), r"must hold train/, and val/ .*\['test', 'val'\]"),
+        (lambda root: make_splits(root, {"train": 1, "test": 1}), "readable video, got none for validation"),
         (lambda root: make_splits(root, {"train": 1, "val": 1, "validation": 1}), "got .*'val', 'validation'"),
         (lambda root: make_splits(root, {"train": 1, "val": 1}), "must hold a readable video, got none for test"),
         (lambda root: make_class(make_splits(root, {"train": 1, "val": 1}) / "val" / "cow", 1), "got 'cow' in val/"),
@@ -409,9 +428,9 @@ def test_a_folder_that_breaks_a_rule_is_one_line(tmp_path, build, rule):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{"frames": 0}, {"size": (0, 16)}, {"seed": -1}])
+@pytest.mark.parametrize("change", [{"frames": 0}, {"size": (0, 16)}, {"seed": -1}, {"stride": -1}])
 def test_arguments_out_of_range_are_one_line(two_classes, tmp_path, change):
-    with pytest.raises(UbenchError, match="frames and size must be positive and seed not negative, got"):
+    with pytest.raises(UbenchError, match="frames and size must be positive, stride and seed not negative, got"):
         load(two_classes, tmp_path, **change)
 
 
@@ -423,7 +442,9 @@ def test_a_tenth_bad_passes_and_more_is_an_error_that_names_the_first(tmp_path):
     (root / "dog/bad_b.mp4").write_bytes(b"")
     assert len(load(root, tmp_path / "cache").card["left_out"]) == 2
     (root / "dog/00.mp4").unlink()
-    with pytest.raises(UbenchError, match=r"at most a tenth .* got 2 of 19: .* cat/bad_a\.mp4: cannot be decoded"):
+    with pytest.raises(
+        UbenchError, match=r"at most 0\.1 of the videos .* got 2 of 19: .* cat/bad_a\.mp4: cannot be decoded"
+    ):
         load(root, tmp_path / "cache")
 
 
@@ -447,10 +468,10 @@ def test_an_unreadable_folder_is_an_error(two_classes, tmp_path, monkeypatch):
 
 def test_too_little_room_is_told_before_decoding(two_classes, tmp_path, monkeypatch):
     # 15 clips of 2 x 16 x 16 x 3 bytes, three times over, are 69120 bytes.
-    monkeypatch.setattr(folder_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=69119))
+    monkeypatch.setattr(videos_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=69119))
     with pytest.raises(UbenchError, match=r"the cache folder must have 0\.0 GB free"):
         load(two_classes, tmp_path)
-    monkeypatch.setattr(folder_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=69120))
+    monkeypatch.setattr(videos_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=69120))
     load(two_classes, tmp_path)
 
 
@@ -458,10 +479,11 @@ def test_too_little_room_is_told_before_decoding(two_classes, tmp_path, monkeypa
 
 
 def test_a_second_load_reads_the_cache_and_tells_no_progress(two_classes, tmp_path, monkeypatch):
-    told = []
-    first = load(two_classes, tmp_path, progress=lambda done, total: told.append((done, total)))
-    assert told == [(done, 15) for done in range(1, 16)]
-    monkeypatch.setattr(folder_module, "_make", None)  # would raise if it were called
+    watch = Recorder()
+    first = load(two_classes, tmp_path, watch=watch)
+    assert watch.told == [(done, 15) for done in range(1, 16)]
+    assert watch.said == ["a folder with a sub-folder for each class"]
+    monkeypatch.setattr(videos_module, "_make", None)  # would raise if it were called
     second = load(two_classes, tmp_path)
     np.testing.assert_array_equal(first.train.clips, second.train.clips)
     assert first.card == second.card
@@ -502,6 +524,9 @@ def test_arrays_are_made_once_and_private(tmp_path):
         lambda key: (key / "a.npy").write_bytes((key / "a.npy").read_bytes()[:500]),
         lambda key: (key / "a.npy").write_bytes(b""),
         lambda key: np.save(key / "a.npy", np.arange(999)),
+        lambda key: np.save(key / "a.npy", np.arange(1, 1001)),
+        lambda key: (key / "hashes.json").write_text("{"),
+        lambda key: (key / "hashes.json").write_text("[]"),
         lambda key: (key / "contents.json").write_text("{"),
         lambda key: (key / "contents.json").write_text("[]"),
         lambda key: (key / "contents.json").unlink(),
@@ -516,6 +541,16 @@ def test_torn_arrays_are_made_anew_with_a_warning(tmp_path, caplog, tear):
     assert "are torn" in caplog.text
     np.testing.assert_array_equal(arrays["a"], np.arange(1000))
     cached_arrays(tmp_path, "key", never)
+
+
+def test_a_copied_cache_is_as_good_and_an_old_one_is_trusted(tmp_path):
+    cached_arrays(tmp_path / "one", "key", numbers)
+    (tmp_path / "two/key").mkdir(parents=True)
+    for path in (tmp_path / "one/key").iterdir():
+        (tmp_path / "two/key" / path.name).write_bytes(path.read_bytes())  # the same bytes at another time
+    cached_arrays(tmp_path / "two", "key", never)
+    (tmp_path / "two/key/hashes.json").unlink()
+    cached_arrays(tmp_path / "two", "key", never)
 
 
 def make_slowly(directory: Path) -> int:

@@ -1,0 +1,246 @@
+"""Videos into three splits of clips: each file decoded once, sampled, and kept as uint8 in the cache.
+
+A video that cannot be read, or is a copy in another class or split, is left out with a reason and never
+replaced by another. Clips do not depend on the order in which files get done.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import av
+import numpy as np
+
+from uniformer_bench.data.cache import cache_dir, cached_arrays
+from uniformer_bench.data.clips import Clips, Split
+from uniformer_bench.data.listing import SPLITS, Listing, Video
+from uniformer_bench.data.pictures import read_pictures
+from uniformer_bench.data.splits import Reading, deal, find_faults
+from uniformer_bench.data.video import Facts, UnreadableError, read_clip
+from uniformer_bench.errors import UbenchError
+
+VERSION = 2  # of how clips are made: part of the cache's key
+MAX_BAD = 0.1  # share of the videos that may be left out
+CACHE_LIMIT_GB = 20.0
+NAMED = 1000  # left-out videos that the card names
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class Watch(Protocol):
+    """Whom loading tells what it does."""
+
+    def say(self, sentence: str) -> None:
+        """A sentence for a person."""
+
+    def decoded(self, done: int, total: int) -> None:
+        """So many videos are decoded."""
+
+
+class Sampling(NamedTuple):
+    """How a clip is taken from its video; `stride` 0 is uniform sampling, see video.sample_indices."""
+
+    frames: int
+    size: tuple[int, int]
+    stride: int = 0
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, 3)."""
+        return (self.frames, *self.size, 3)
+
+
+def load_videos(
+    listing: Listing,
+    sampling: Sampling,
+    *,
+    seed: int,
+    cache: Path | None = None,
+    cache_limit_gb: float = CACHE_LIMIT_GB,
+    max_bad: float = MAX_BAD,
+    watch: Watch | None = None,
+) -> Clips:
+    """The clips of a listing: decoded once for this sampling and seed, then read from the cache.
+
+    Splits that are not given are dealt by `seed`, see splits.deal. Raises UbenchError where the listing does not
+    hold such clips, where more than `max_bad` of its videos must be left out, or where the cache would grow beyond
+    its limit.
+    """
+    if sampling.frames < 1 or min(sampling.size) < 1 or sampling.stride < 0 or seed < 0:
+        raise UbenchError(f"frames and size must be positive, stride and seed not negative, got {sampling}, {seed}")
+    directory = cache_dir(cache)
+    if watch:
+        watch.say(listing.detected)
+
+    def make() -> dict[str, np.ndarray]:
+        _check_room(directory, len(listing.videos) * int(np.prod(sampling.shape)), cache_limit_gb)
+        return _make(listing, sampling, seed, directory, max_bad, watch)
+
+    arrays = cached_arrays(directory, f"videos-{_key(listing, sampling, seed)}", make)
+    train, validation, test = (Split(arrays[f"{name}_clips"], arrays[f"{name}_labels"]) for name in SPLITS)
+    card: dict[str, Any] = {"name": listing.name, "kind": listing.kind, "detected": listing.detected}
+    card |= json.loads(arrays["card"].tobytes())
+    _check_share(card["left_out"], card["left_out_count"], len(listing.videos), max_bad)
+    if watch and card["left_out"]:
+        watch.say(_left_out_text(card["left_out"], card["left_out_count"], len(listing.videos)))
+    return Clips(train, validation, test, listing.classes, card)
+
+
+def _left_out_text(named: Sequence[dict[str, str]], count: int, total: int) -> str:
+    first = f"{named[0]['path']}: {named[0]['reason']}"
+    return f"{count} of {total} videos left out, for every trial alike; the first is {first}"
+
+
+def _check_share(named: Sequence[dict[str, str]], count: int, total: int, max_bad: float) -> None:
+    if count > max_bad * total:
+        raise UbenchError(
+            f"at most {max_bad:.3g} of the videos may be left out, got {count} of {total}: repair or remove them, "
+            f"or allow more with --max-bad; the first is {named[0]['path']}: {named[0]['reason']}"
+        )
+
+
+def _key(listing: Listing, sampling: Sampling, seed: int) -> str:
+    """Changes with anything that the clips are made from, as far as can be seen without reading the files.
+
+    Of a folder of pictures that is its own time of change, not that of every picture.
+    """
+    about: list[object] = [VERSION, av.__version__, listing.classes, sampling, seed]
+    for video in listing.videos:
+        stat = None if video.fault else video.path.stat()
+        about.append((os.fspath(video.path), *video[1:], stat and (stat.st_size, stat.st_mtime_ns)))
+    return hashlib.sha256(repr(about).encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+def _make(
+    listing: Listing, sampling: Sampling, seed: int, directory: Path, max_bad: float, watch: Watch | None
+) -> dict[str, np.ndarray]:
+    videos, classes = listing.videos, listing.classes
+    rows = _scratch(directory, len(videos), sampling.shape)
+    readings = _read_all(videos, rows, sampling.stride, watch)
+    faults = find_faults(videos, readings)
+    named = [{"path": v.name, "reason": fault} for v, fault in zip(videos, faults, strict=True) if fault]
+    if len(named) == len(videos):
+        first = f"{named[0]['path']}: {named[0]['reason']}"
+        raise UbenchError(f"there must be videos that can be read, got none in {len(videos)}; the first is {first}")
+    try:
+        splits = deal(videos, readings, faults, classes, seed)
+    except UbenchError:
+        _check_share(named, len(named), len(videos), max_bad)  # the better reason
+        raise
+    made = {"version": VERSION, "decoder": f"PyAV {av.__version__}", "seed": seed, "frames": sampling.frames,
+            "size": list(sampling.size), "stride": sampling.stride}  # fmt: skip
+    card = {**made, **_card(listing, readings, splits, made), "left_out_count": len(named), "left_out": named[:NAMED]}
+    labels = np.array([video.label for video in videos], np.int64)
+    arrays: dict[str, np.ndarray] = {"card": np.frombuffer(json.dumps(card).encode(), np.uint8)}
+    for name, indices in splits.items():
+        arrays[f"{name}_labels"] = labels[indices]
+        arrays[f"{name}_clips"] = clips = _scratch(directory, len(indices), sampling.shape)
+        for row, index in enumerate(indices):
+            clips[row] = rows[index]
+    return arrays
+
+
+def _card(
+    listing: Listing, readings: Sequence[Reading], splits: dict[str, list[int]], made: dict[str, Any]
+) -> dict[str, Any]:
+    """Plain data about the clips; `hash` covers the contents of the files and all that decides what is made of them."""
+    videos, classes = listing.videos, listing.classes
+    files = sorted(
+        (video.name, reading.digest, classes[video.label], video.split or "", video.source or "")
+        for video, reading in zip(videos, readings, strict=True)
+    )
+    return {
+        "hash": hashlib.sha256(json.dumps([files, made]).encode()).hexdigest()[:16],
+        "classes": list(classes),
+        "counts": {name: len(indices) for name, indices in splits.items()},
+        "class_counts": {
+            name: np.bincount([videos[index].label for index in indices], minlength=len(classes)).tolist()
+            for name, indices in splits.items()
+        },
+        "short_clips": sum(readings[i].frames < made["frames"] for indices in splits.values() for i in indices),
+    }
+
+
+def _check_room(directory: Path, clip_bytes: int, limit_gb: float) -> None:
+    """Clips are decoded to one scratch file, sorted into splits in another and saved: three times their size."""
+    held = _held_bytes(directory)
+    advice = "name another one with --cache, or take fewer frames or a smaller size"
+    if held + clip_bytes > limit_gb * 1e9:
+        raise UbenchError(
+            f"the decoded clips must fit the cache's limit of {limit_gb:.3g} GB, got {clip_bytes / 1e9:.2f} GB beside "
+            f"{held / 1e9:.2f} GB in {directory}: raise --cache-limit, remove what is there, {advice}"
+        )
+    free = shutil.disk_usage(directory).free
+    if 3 * clip_bytes > free:
+        raise UbenchError(
+            f"the cache folder must have {3 * clip_bytes / 1e9:.1f} GB free, got {free / 1e9:.1f} GB in {directory}: "
+            f"{advice}"
+        )
+
+
+def _held_bytes(directory: Path) -> int:
+    held = 0
+    for path in directory.rglob("*.npy"):
+        with suppress(FileNotFoundError):  # another process has just finished its entry
+            held += path.stat().st_size
+    return held
+
+
+def _scratch(directory: Path, count: int, shape: tuple[int, ...]) -> np.ndarray:
+    """An array (count, *shape) of uint8 in a nameless file, so that the clips need not fit into memory."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        return np.memmap(file, np.uint8, "w+", shape=(count, *shape))
+
+
+# --- reading ---
+
+
+def reader_threads() -> int:
+    """Files read at the same time: one a core, as PyAV decodes outside Python's lock and each with one thread."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _read_all(videos: Sequence[Video], rows: np.ndarray, stride: int, watch: Watch | None) -> list[Reading]:
+    """Fills rows[i] (T, H, W, 3) from videos[i], whatever the order in which the files get done."""
+    readings = []
+    for reading, _ in side_by_side(lambda pair: read_video(*pair, stride), list(zip(videos, rows, strict=True))):
+        readings.append(reading)
+        if watch:
+            watch.decoded(len(readings), len(videos))
+    return readings
+
+
+def side_by_side(work: Callable[[Item], Outcome], items: Sequence[Item]) -> Iterator[Outcome]:
+    """What comes of each item, in their order, as many at a time as there are readers."""
+    pool = ThreadPoolExecutor(reader_threads())
+    try:
+        yield from pool.map(work, items)
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def read_video(video: Video, row: np.ndarray, stride: int = 0) -> tuple[Reading, Facts | None]:
+    """Reads a video into `row` (T, H, W, 3); what can go wrong with a file is told in the reading, not raised."""
+    digest = ""
+    try:
+        if video.fault:
+            raise UnreadableError(video.fault)
+        if video.path.is_dir():
+            facts, digest = read_pictures(video.path, row, stride)
+        else:
+            with open(video.path, "rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            facts = read_clip(video.path, row, stride)
+        return Reading(digest, facts.frames, None), facts
+    except OSError as error:  # here it is the file that cannot be opened
+        return Reading(digest, 0, f"cannot be opened: {error.strerror}"), None
+    except UnreadableError as error:
+        return Reading(digest, 0, str(error)), None
