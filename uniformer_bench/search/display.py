@@ -29,8 +29,6 @@ class Display:
         self._line_at = 0.0
 
     def __enter__(self) -> "Display":
-        if self._live:
-            self._live.start()
         return self
 
     def __exit__(
@@ -41,6 +39,7 @@ class Display:
 
     def show(self, progress: Progress) -> None:
         if self._live:
+            self._live.start()  # only now: before a search, loading may have shown a bar of its own
             self._live.update(panel(progress, self._objectives))
         elif time.monotonic() - self._line_at >= LINE_EVERY_S:
             self._line_at = time.monotonic()

@@ -10,11 +10,13 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import uniformer_bench
 from uniformer_bench.data import load_clips
 from uniformer_bench.data.strips import sample_strips
+from uniformer_bench.data.videos import Watch
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import read_text
 from uniformer_bench.measure.environment import environment
@@ -53,6 +55,7 @@ class Options(NamedTuple):
     timeout_s: float | None
     budget_s: float | None
     command: str
+    data_options: Mapping[str, Any] = MappingProxyType({})  # more arguments of load_clips
 
 
 class Finished(NamedTuple):
@@ -62,9 +65,12 @@ class Finished(NamedTuple):
     stopped: Stopped
 
 
-def run_search(options: Options, show: Callable[[Progress], None]) -> Finished:
-    """Runs or resumes the search. Raises UbenchError before any training where something is wrong."""
-    question, devices, threads = _question(options)
+def run_search(options: Options, show: Callable[[Progress], None], watch: Watch | None = None) -> Finished:
+    """Runs or resumes the search. Raises UbenchError before any training where something is wrong.
+
+    `watch` is told how the loading of the data goes.
+    """
+    question, devices, threads = _question(options, watch)
     check_feasible(question.space, len(question.clips.classes), options.seed)
     identity = _identity(options, question)
     run = options.results / (options.run or _run_name(options, question, identity))
@@ -90,7 +96,7 @@ def run_search(options: Options, show: Callable[[Progress], None]) -> Finished:
         return Finished(_summary(run, page.path, search), stopped)
 
 
-def _question(options: Options) -> tuple[Question, tuple[str, ...], int]:
+def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[str, ...], int]:
     space = options.space
     device = resolve_device(options.device)
     check_precision(device, options.precision)
@@ -100,8 +106,9 @@ def _question(options: Options) -> tuple[Question, tuple[str, ...], int]:
         "size": space.data.size,
         "seed": 0,  # the clips are one data set, whatever the seed of the search
         "cache": options.cache,
+        **options.data_options,
     }
-    clips = load_clips(**arguments)
+    clips = load_clips(**arguments, watch=watch)
     cores = default_threads()
     protocol = Protocol(
         device=device,
