@@ -18,8 +18,7 @@ import uniformer_bench
 from uniformer_bench.errors import UbenchError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.table import Table
+    from rich.console import Console, RenderableType
 
     from uniformer_bench.measure.protocol import Protocol
     from uniformer_bench.space import Space
@@ -73,6 +72,21 @@ def measured(command: Command) -> Command:
     return command
 
 
+def listed(command: Command) -> Command:
+    """What a data set is: its lists, its root, the sources of its clips."""
+    for option in (
+        click.option("--data-stride", type=click.IntRange(0), default=0, show_default=True,
+                     help="Take every Nth frame of the middle; 0: frames from equal parts of the whole video."),
+        click.option("--source-pattern", help="Regular expression for the source video in a clip's name: the clips "
+                     "of one source stay in one split."),
+        click.option("--val-data", type=click.Path(path_type=Path), help="The validation clips: a folder or a list."),
+        click.option("--data-root", type=click.Path(path_type=Path),
+                     help="Folder that the paths in lists are in.  [default: the list's own]"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(uniformer_bench.__version__, prog_name="ubench")
 def cli() -> None:
@@ -88,7 +102,27 @@ def cli() -> None:
 @common
 @click.option("--trials", type=click.IntRange(1), default=200, show_default=True, help="Trials the study shall hold.")
 @click.option("--space", "space_name", help="A space's name or file.  [default: tiny on a CPU, compact_112 on a GPU]")
-@click.option("--data", default="builtin", show_default=True, help="builtin, or a folder with a sub-folder per class.")
+@click.option(
+    "--data",
+    default="builtin",
+    show_default=True,
+    help="builtin, a folder with a sub-folder per class, or a list of clips; see `ubench data check`.",
+)
+@listed
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Share of the videos that may be left out.",
+)
+@click.option(
+    "--cache-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="GB that the cache of decoded data may hold.",
+)
 @click.option("--objectives", help="Metrics to trade off, as accuracy,latency.  [default: the space's]")
 @click.option("--max-latency-ms", type=float, help="Upper limit on latency.")
 @click.option("--max-memory-mb", type=float, help="Upper limit on inference memory, MB of 10^6 bytes.")
@@ -118,15 +152,23 @@ def search(as_json: bool, debug: bool, **options: Any) -> None:
         from uniformer_bench.search.plan import dry_run, plan_text
 
         device = resolve_device(options["device"])
-        document = dry_run(space, data=options["data"], trials=options["trials"], seed=options["seed"], device=device)
+        document = dry_run(
+            space,
+            data=options["data"],
+            listing=_listing_options(options),
+            trials=options["trials"],
+            seed=options["seed"],
+            device=device,
+        )
         _print(document, as_json, plan_text(document))
         return
+    from uniformer_bench.data.progress import DecodingBar
     from uniformer_bench.search.display import Display
     from uniformer_bench.search.session import run_search
 
     console = _console()
-    with Display(console, space.objectives) as display:
-        finished = run_search(_search_options(space, options), display.show)
+    with DecodingBar(console) as bar, Display(console, space.objectives) as display:
+        finished = run_search(_search_options(space, options), display.show, bar)
     _print(finished.document, as_json, _search_text(finished.document))
     if finished.stopped.signal is not None:
         sys.exit(128 + finished.stopped.signal)
@@ -169,7 +211,19 @@ def _search_options(space: "Space", options: dict[str, Any]) -> Any:
         timeout_s=options["trial_timeout"],
         budget_s=_seconds(options["budget"]),
         command=_command_line(),
+        data_options={
+            **_listing_options(options),
+            "stride": options["data_stride"],
+            "max_bad": options["max_bad"],
+            "cache_limit_gb": options["cache_limit"],
+        },
     )
+
+
+def _listing_options(options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of data.sources.read_listing, with whole paths, as workers may start elsewhere."""
+    paths = {"root": options["data_root"], "validation": options["val_data"]}
+    return {key: path and path.resolve() for key, path in paths.items()} | {"source_pattern": options["source_pattern"]}
 
 
 def _command_line() -> str:
@@ -378,13 +432,64 @@ def spaces(as_json: bool, debug: bool, seed: int) -> None:
     _print({"schema_version": 1, "spaces": rows}, as_json, "\n".join(lines))
 
 
+@cli.group()
+def data() -> None:
+    """Your videos."""
+
+
+@data.command()
+@common
+@listed
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--frames", type=click.IntRange(1), default=16, show_default=True, help="Frames of a clip.")
+@click.option("--size", type=click.IntRange(1), default=112, show_default=True, help="Height and width.")
+@click.option("--sample", type=click.IntRange(1), help="Decode so many of the videos only.  [default: all]")
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    help="Exit with 1 where a larger share is bad.",
+)
+def check(
+    as_json: bool,
+    debug: bool,
+    seed: int,
+    path: Path,
+    frames: int,
+    size: int,
+    sample: int | None,
+    max_bad: float,
+    data_stride: int,
+    **options: Any,
+) -> None:
+    """What a data set holds, every clip that cannot be read, and what loading it will take.
+
+    PATH is a folder with a sub-folder of videos (or of folders of pictures) per class, perhaps in train/, val/ and
+    test/; a list of `path label` lines or of columns under a header; a Kinetics table; a split of UCF101 or HMDB51;
+    or a Something-Something JSON file.
+    """
+    from uniformer_bench.data.check import check_data, check_table
+    from uniformer_bench.data.progress import DecodingBar
+    from uniformer_bench.data.sources import read_listing
+    from uniformer_bench.data.videos import Sampling
+
+    listing = read_listing(path, **_listing_options(options))
+    with DecodingBar(_console()) as bar:
+        sampling = Sampling(frames, (size, size), data_stride)
+        document = check_data(listing, sampling, max_bad=max_bad, sample=sample, watch=bar)
+    _show(document, as_json, check_table(document))
+    if document["failed"]:
+        raise click.exceptions.Exit(1)
+
+
 def _print(document: dict[str, Any], as_json: bool, text: str) -> None:
     from uniformer_bench.files import to_json
 
     click.echo(to_json(document) if as_json else text)
 
 
-def _show(document: dict[str, Any], as_json: bool, *tables: "Table") -> None:
+def _show(document: dict[str, Any], as_json: bool, *tables: "RenderableType") -> None:
     """The document, or tables for a person."""
     if as_json:
         _print(document, True, "")
