@@ -4,7 +4,6 @@ import json
 import logging
 import os
 import stat
-import struct
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -15,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.videos import counting_clip, write_sound, write_video
+from tests.videos import counting_clip, rotate, write_sound, write_video
 from uniformer_bench.data import cache as cache_module
 from uniformer_bench.data import load_clips
 from uniformer_bench.data import splits as splits_module
@@ -139,14 +138,7 @@ def test_odd_and_tiny_sizes_fill_the_whole_clip(tmp_path):
 
 
 def test_rotation_in_the_header_is_honoured(tmp_path):
-    path = write_video(tmp_path / "a.mp4", red_and_blue(32, 32))
-    data = bytearray(path.read_bytes())
-    # In the track header (QuickTime, version 0) the matrix lies 44 bytes into the box: (a b u c d v x y w);
-    # a point (x, y) is shown at (a x + c y, b x + d y). Clockwise by 90 degrees is x' = -y, y' = x.
-    at = data.index(b"tkhd") + 4 + 40
-    assert struct.unpack(">9i", data[at : at + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    data[at : at + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 32 << 16, 0, 1 << 30)
-    path.write_bytes(data)
+    path = rotate(write_video(tmp_path / "a.mp4", red_and_blue(32, 32)), 1)
     picture = read(path, 1)[0][0]
     assert picture[2, :, 0].min() > 200, "what was left is on top"
     assert picture[13, :, 2].min() > 200

@@ -42,6 +42,9 @@ def parse_list(text: str, file: str) -> Lines:
     if not lines:
         raise UbenchError(f"a list must have lines, got none in {file}")
     separator = next((mark for mark in ("\t", ",") if all(mark in line for _, line in lines)), " ")
+    longest = csv.field_size_limit()
+    if where := next((where for where, line in lines if len(line) > longest), None):
+        raise UbenchError(f"fields must be shorter than {longest} characters, got more at {where}")
     table = [(where, _fields(line, separator)) for where, line in lines]
     columns = _header(table[0][1])
     if columns:
