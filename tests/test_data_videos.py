@@ -607,3 +607,83 @@ def test_the_cache_is_where_it_is_told_to_be(tmp_path, monkeypatch):
     assert cache_dir(tmp_path) == tmp_path
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
     assert cache_dir(None).name == "uniformer_bench"
+
+
+# --- dense sampling, limits ---
+
+
+def test_dense_sampling_takes_every_nth_frame_about_the_middle(tmp_path):
+    # Four frames, every third, span 10 of 20: they start at frame 5.
+    assert sample_indices(20, 4, 3) == [5, 8, 11, 14]
+    # Of 21 frames, 11 are left: five before.
+    assert sample_indices(21, 4, 3) == [5, 8, 11, 14]
+    assert sample_indices(4, 4, 1) == [0, 1, 2, 3]
+    assert sample_indices(5, 4, 2) == [0, 2, 4, 4], "a short video ends on its last frame"
+    path = write_video(tmp_path / "a.mp4", counting_clip(20))
+    row = np.zeros((4, 16, 16, 3), np.uint8)
+    read_clip(path, row, 3)
+    np.testing.assert_allclose(row[:, 8, 8, 0], [10 + 8 * t for t in (5, 8, 11, 14)], atol=2)
+
+
+def test_the_stride_makes_other_clips(two_classes, tmp_path):
+    uniform, dense = load(two_classes, tmp_path), load(two_classes, tmp_path, stride=1)
+    assert uniform.card["hash"] != dense.card["hash"]
+    assert dense.card["stride"] == 1
+
+
+def test_the_cache_has_a_limit_that_counts_what_is_there(two_classes, tmp_path):
+    # 15 clips of 2 x 16 x 16 x 3 bytes are 23040.
+    with pytest.raises(UbenchError, match=r"must fit the cache's limit of 2\.3e-05 GB, got 2\.3e-05 GB beside 0 GB"):
+        load(two_classes, tmp_path, cache_limit_gb=23e-6)
+    load(two_classes, tmp_path, cache_limit_gb=24e-6)
+    load(two_classes, tmp_path, cache_limit_gb=1e-9)  # what is there is read
+    with pytest.raises(UbenchError, match="raise --cache-limit"):
+        load(two_classes, tmp_path, seed=1, cache_limit_gb=24e-6)
+
+
+def test_what_a_lenient_load_kept_is_refused_to_a_strict_one(tmp_path):
+    make_class(tmp_path / "pets" / "cat", 3, first=20)
+    make_class(tmp_path / "pets" / "dog", 3, first=120)
+    (tmp_path / "pets/cat/bad.mp4").write_bytes(b"")
+    watch = Recorder()
+    load(tmp_path / "pets", tmp_path / "cache", max_bad=0.2, watch=watch)
+    assert watch.said[1].startswith("1 of 7 videos left out, for every trial alike; the first is cat/bad.mp4: cannot")
+    with pytest.raises(UbenchError, match=r"at most 0\.1 of the videos may be left out, got 1 of 7"):
+        load(tmp_path / "pets", tmp_path / "cache")
+
+
+def test_too_many_bad_ones_are_the_reason_where_a_class_runs_out(tmp_path):
+    make_class(tmp_path / "pets" / "cat", 2, first=20)
+    make_class(tmp_path / "pets" / "dog", 3, first=120)
+    (tmp_path / "pets/cat/bad.mp4").write_bytes(b"")
+    with pytest.raises(UbenchError, match=r"at most 0\.1 of the videos may be left out, got 1 of 6"):
+        load(tmp_path / "pets", tmp_path / "cache")
+    with pytest.raises(UbenchError, match="at least 3 different readable videos"):
+        load(tmp_path / "pets", tmp_path / "cache", max_bad=0.5)
+
+
+def test_missing_files_are_told_before_anything_is_decoded(tmp_path, monkeypatch):
+    make_class(tmp_path, 4, first=20)
+    (tmp_path / "list.txt").write_text("".join(f"{i:02}.mp4 {i % 2}\n" for i in range(6)))
+    monkeypatch.setattr(videos_module, "_make", None)
+    rule = r"got 2 of 6: .* --data-root, .* the first is 04\.mp4: no such file"
+    with pytest.raises(UbenchError, match=rule):
+        load(tmp_path / "list.txt", tmp_path / "cache")
+
+
+def test_the_card_tells_what_the_data_were_taken_for(tmp_path):
+    for i in range(6):
+        write_video(tmp_path / f"{i:02}.mp4", counting_clip(2, first=20 + 30 * i))
+    (tmp_path / "list.txt").write_text("".join(f"{i:02}.mp4 {i % 2 + 1}\n" for i in range(6)))
+    clips = load(tmp_path / "list.txt", tmp_path / "cache")
+    assert (clips.card["name"], clips.card["kind"], clips.classes) == ("list.txt", "list", ("1", "2"))
+    assert (
+        clips.card["detected"]
+        == "list.txt is a list separated by spaces; labels are numbers from 1 to 2, counted from 1"
+    )
+    everything = {
+        round((float(grey) - 20) / 30): label
+        for split in clips[:3]
+        for grey, label in zip(split.clips[:, 0, 8, 8, 0], split.labels, strict=True)
+    }
+    assert everything == {i: i % 2 for i in range(6)}

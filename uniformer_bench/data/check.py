@@ -175,7 +175,7 @@ def _range(spread: Mapping[str, float] | None, unit: str) -> str:
 
 def _classes(document: Mapping[str, Any]) -> Table:
     splits = [split for split in (*SPLITS, "not given") if split in document["splits"]]
-    table = Table("class", *splits, title="clips by class and split", title_justify="left")
+    table = Table("class", *splits, title="clips by class", title_justify="left")
     for row in document["classes"][:SHOWN]:
         table.add_row(escape(row["name"]), *(str(row.get(split, 0)) for split in splits))
     if len(document["classes"]) > SHOWN:

@@ -82,6 +82,8 @@ def load_videos(
 
     def make() -> dict[str, np.ndarray]:
         _check_room(directory, len(listing.videos) * int(np.prod(sampling.shape)), cache_limit_gb)
+        missing = _named(listing.videos, [video.fault for video in listing.videos])
+        _check_share(missing, len(missing), len(listing.videos), max_bad)  # before hours of decoding
         return _make(listing, sampling, seed, directory, max_bad, watch)
 
     arrays = cached_arrays(directory, f"videos-{_key(listing, sampling, seed)}", make)
@@ -94,6 +96,12 @@ def load_videos(
     return Clips(train, validation, test, listing.classes, card)
 
 
+def _named(videos: Sequence[Video], faults: Sequence[str | None]) -> list[dict[str, str]]:
+    return [
+        {"path": video.name, "reason": fault} for video, fault in zip(videos, faults, strict=True) if fault is not None
+    ]
+
+
 def _left_out_text(named: Sequence[dict[str, str]], count: int, total: int) -> str:
     first = f"{named[0]['path']}: {named[0]['reason']}"
     return f"{count} of {total} videos left out, for every trial alike; the first is {first}"
@@ -103,7 +111,8 @@ def _check_share(named: Sequence[dict[str, str]], count: int, total: int, max_ba
     if count > max_bad * total:
         raise UbenchError(
             f"at most {max_bad:.3g} of the videos may be left out, got {count} of {total}: repair or remove them, "
-            f"or allow more with --max-bad; the first is {named[0]['path']}: {named[0]['reason']}"
+            "name their folder with --data-root, or allow more with --max-bad; "
+            f"the first is {named[0]['path']}: {named[0]['reason']}"
         )
 
 
@@ -126,7 +135,7 @@ def _make(
     rows = _scratch(directory, len(videos), sampling.shape)
     readings = _read_all(videos, rows, sampling.stride, watch)
     faults = find_faults(videos, readings)
-    named = [{"path": v.name, "reason": fault} for v, fault in zip(videos, faults, strict=True) if fault]
+    named = _named(videos, faults)
     if len(named) == len(videos):
         first = f"{named[0]['path']}: {named[0]['reason']}"
         raise UbenchError(f"there must be videos that can be read, got none in {len(videos)}; the first is {first}")
@@ -175,8 +184,8 @@ def _check_room(directory: Path, clip_bytes: int, limit_gb: float) -> None:
     advice = "name another one with --cache, or take fewer frames or a smaller size"
     if held + clip_bytes > limit_gb * 1e9:
         raise UbenchError(
-            f"the decoded clips must fit the cache's limit of {limit_gb:.3g} GB, got {clip_bytes / 1e9:.2f} GB beside "
-            f"{held / 1e9:.2f} GB in {directory}: raise --cache-limit, remove what is there, {advice}"
+            f"the decoded clips must fit the cache's limit of {limit_gb:.3g} GB, got {clip_bytes / 1e9:.3g} GB beside "
+            f"{held / 1e9:.3g} GB in {directory}: raise --cache-limit, remove what is there, {advice}"
         )
     free = shutil.disk_usage(directory).free
     if 3 * clip_bytes > free:
