@@ -53,7 +53,7 @@ def bare(video: Video) -> np.ndarray:
         stream.codec_context.thread_count = 1
         wanted = set(sample_indices(stream.frames, FRAMES))
         pictures = [
-            frame.reformat(*SIZE, "rgb24").to_ndarray()
+            frame.reformat(*SIZE, "rgb24", threads=1).to_ndarray()  # more would only get in the way of other files
             for index, frame in enumerate(container.decode(stream))
             if index in wanted
         ]

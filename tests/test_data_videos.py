@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import pickle
 import stat
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -25,6 +26,8 @@ from uniformer_bench.data.clips import Clips
 from uniformer_bench.data.listing import Video
 from uniformer_bench.data.video import UnreadableError, read_clip, sample_indices
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.search import session
+from uniformer_bench.space import load_space
 
 SPLITS = ("train", "validation", "test")
 
@@ -687,3 +690,28 @@ def test_the_card_tells_what_the_data_were_taken_for(tmp_path):
         for grey, label in zip(split.clips[:, 0, 8, 8, 0], split.labels, strict=True)
     }
     assert everything == {i: i % 2 for i in range(6)}
+
+
+@pytest.mark.parametrize(
+    "option", [{"root": Path("x")}, {"validation": Path("x")}, {"source_pattern": "x"}, {"stride": 1}]
+)
+def test_options_of_videos_are_refused_for_builtin_clips(option):
+    with pytest.raises(UbenchError, match="are for videos, got builtin clips"):
+        load_clips("builtin", 8, (32, 32), 0, None, **option)
+
+
+def test_a_search_passes_its_data_on_as_plain_data(tmp_path):
+    for i in range(6):
+        write_video(tmp_path / f"{i}.mp4", counting_clip(2, first=20 + 30 * i))
+    (tmp_path / "list.txt").write_text("".join(f"{i}.mp4 {i % 2}\n" for i in range(6)))
+    data = {"root": tmp_path, "validation": None, "source_pattern": None, "stride": 1, "max_bad": 0.0}
+    keys = dict.fromkeys(session.Options._fields[:-1])
+    keys |= {"data": str(tmp_path / "list.txt"), "cache": tmp_path / "cache", "device": "cpu", "precision": "fp32"}
+    options = session.Options(**keys | {"space": load_space("tiny"), "seed": 0}, data_options=data)
+    watch = Recorder()
+    question, _, _ = session._question(options, watch)
+    assert len(watch.told) == 6
+    assert data.items() <= question.data.items()
+    there = load_clips(**pickle.loads(pickle.dumps(question.data)))
+    assert there.card == question.clips.card
+    assert there.card["stride"] == 1

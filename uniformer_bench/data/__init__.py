@@ -6,6 +6,7 @@ from uniformer_bench.data.clips import Clips
 from uniformer_bench.data.digits import load_digits_in_motion
 from uniformer_bench.data.sources import read_listing
 from uniformer_bench.data.videos import CACHE_LIMIT_GB, MAX_BAD, Sampling, Watch, load_videos
+from uniformer_bench.errors import UbenchError
 
 
 def load_clips(
@@ -29,6 +30,10 @@ def load_clips(
     can be told to load the same.
     """
     if source == "builtin":
+        if root or validation or source_pattern or stride:
+            raise UbenchError(
+                "a root, validation clips, a source pattern and a stride are for videos, got builtin clips"
+            )
         return load_digits_in_motion(frames=frames, size=size, seed=seed, cache=cache)
     listing = read_listing(Path(source), root=root, validation=validation, source_pattern=source_pattern)
     return load_videos(

@@ -62,7 +62,7 @@ def check_data(
         "bad": bad,
         "bad_share": len(bad) / len(videos),
         "max_bad": max_bad,
-        "failed": len(bad) > max_bad * len(videos),
+        "failed": len(bad) / len(videos) > max_bad,
         "short": [_named(look, f"{look.reading.frames} frames") for look in good
                   if look.reading.frames < sampling.frames],
         "same_pictures": _same_pictures(good),

@@ -42,7 +42,8 @@ def _is_split(folder: Path) -> bool:
     return bool(_folders(folder)) and not _clips(folder)
 
 
-def _entries(folder: Path) -> list[Path]:
+def entries(folder: Path) -> list[Path]:
+    """What is in a folder, by name. Raises UbenchError where that cannot be told."""
     try:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
@@ -50,11 +51,11 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _folders(folder: Path) -> list[Path]:
-    return [entry for entry in _entries(folder) if entry.is_dir()]
+    return [entry for entry in entries(folder) if entry.is_dir()]
 
 
 def _clips(folder: Path) -> list[Path]:
-    return [entry for entry in _entries(folder) if (_has_pictures(entry) if entry.is_dir() else _is_video(entry))]
+    return [entry for entry in entries(folder) if (_has_pictures(entry) if entry.is_dir() else _is_video(entry))]
 
 
 def _is_video(path: Path) -> bool:
@@ -62,8 +63,8 @@ def _is_video(path: Path) -> bool:
 
 
 def _has_pictures(folder: Path) -> bool:
-    with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(PICTURE_SUFFIXES) for entry in entries)
+    with os.scandir(folder) as inside:
+        return any(entry.name.lower().endswith(PICTURE_SUFFIXES) for entry in inside)
 
 
 def _class_names(folder: Path) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from uniformer_bench.data.folders import folder_rows
+from uniformer_bench.data.folders import entries, folder_rows
 from uniformer_bench.data.formats import HMDB_FILE, parse_hmdb51, parse_something, parse_ucf101
 from uniformer_bench.data.listing import Labels, Listing, Row, Video, name_labels, number_labels, shown, videos_of
 from uniformer_bench.data.lists import SEPARATORS, parse_list
@@ -109,7 +109,7 @@ def _source(pattern: str, name: str) -> str | None:
 
 def _found(path: Path) -> Found:
     if path.is_dir():
-        names = sorted(entry.name for entry in path.iterdir()) if _readable(path) else []
+        names = [entry.name for entry in entries(path)]
         if first := next((name for name in names if HMDB_FILE.fullmatch(name)), None):
             return _hmdb51(path / first)
         if first := next((name for name in names if UCF_FILE.fullmatch(name)), None):
@@ -124,14 +124,6 @@ def _found(path: Path) -> Found:
     if path.suffix.lower() == ".json":
         return _something(path)
     return _list(path)
-
-
-def _readable(folder: Path) -> bool:
-    try:
-        next(folder.iterdir(), None)
-    except OSError as error:
-        raise UbenchError(f"a data folder must be readable, got {folder}: {error.strerror}") from None
-    return True
 
 
 def _list(path: Path) -> Found:

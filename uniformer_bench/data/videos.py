@@ -108,7 +108,7 @@ def _left_out_text(named: Sequence[dict[str, str]], count: int, total: int) -> s
 
 
 def _check_share(named: Sequence[dict[str, str]], count: int, total: int, max_bad: float) -> None:
-    if count > max_bad * total:
+    if count / total > max_bad:
         raise UbenchError(
             f"at most {max_bad:.3g} of the videos may be left out, got {count} of {total}: repair or remove them, "
             "name their folder with --data-root, or allow more with --max-bad; "
