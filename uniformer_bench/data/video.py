@@ -123,18 +123,19 @@ def _count_packets(path: Path) -> int:
 def _decoded(container: av.container.InputContainer, stream: av.VideoStream) -> Iterator[av.VideoFrame]:
     """All frames in order. Raises UnreadableError at a damaged one, or where much that the header promises misses."""
     deadline = time.monotonic() + MAX_SECONDS
-    count, end = 0, 0.0
+    count, last = 0, 0
     for count, frame in enumerate(container.decode(stream), start=1):
         _check_length(count)
         if time.monotonic() > deadline:
             raise UnreadableError(f"decoding takes longer than {MAX_SECONDS:g} s: cut it into clips")
         if frame.is_corrupt:
             raise UnreadableError(f"frame {count - 1} is damaged")
-        end = max(end, frame.time or 0.0)
+        last = max(last, (frame.pts or 0) + frame.duration)  # in units of the time base, as fractions are slow
         yield frame
     if 2 * count < stream.frames:  # a header may be a little wrong; one that is this wrong was written for more
         raise UnreadableError(f"only {count} of {stream.frames} frames can be decoded")
     promised = None if stream.frames else _promised_seconds(container, stream)
+    end = float(last * (stream.time_base or 0))
     if promised and count and end * (count + 1) / count < 0.9 * promised:  # the last frame is shown for a while, too
         raise UnreadableError(f"only {end:.3g} of {promised:.3g} s can be decoded")
 
