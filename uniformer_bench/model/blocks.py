@@ -64,14 +64,15 @@ class ConvMlp(nn.Module):
 class Mlp(nn.Module):
     """The FFN of a global block: two linear layers on tokens."""
 
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, ops: Ops) -> None:
         super().__init__()
+        self.ops = ops
         self.fc1 = nn.Linear(width, hidden)
         self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.fc2(self.act(self.fc1(tokens)))
+        return self.ops.linear(self.act(self.ops.linear(tokens, self.fc1)), self.fc2)
 
 
 class Attention(nn.Module):
@@ -85,10 +86,10 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         batch, n, width = tokens.shape
-        qkv = self.qkv(tokens).reshape(batch, n, 3, self.heads, width // self.heads)
+        qkv = self.ops.linear(tokens, self.qkv).reshape(batch, n, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
         context = self.ops.attention(q, k, v)
-        return self.proj(context.transpose(1, 2).reshape(batch, n, width))
+        return self.ops.linear(context.transpose(1, 2).reshape(batch, n, width), self.proj)
 
 
 class LocalBlock(Residual):
@@ -124,7 +125,7 @@ class GlobalBlock(Residual):
         self.norm1 = nn.LayerNorm(stage.width, eps=LAYER_NORM_EPS)
         self.attn = Attention(stage.width, stage.heads, ops)
         self.norm2 = nn.LayerNorm(stage.width, eps=LAYER_NORM_EPS) if stage.ffn else None
-        self.mlp = Mlp(stage.width, stage.hidden) if stage.ffn else None
+        self.mlp = Mlp(stage.width, stage.hidden, ops) if stage.ffn else None
 
     def feed_forward(self, tokens: Tensor) -> Tensor:
         if self.norm2 is None or self.mlp is None:

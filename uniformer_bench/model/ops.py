@@ -15,7 +15,9 @@ from torch import Tensor, nn
 
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest
+from uniformer_bench.model.attention import attention, explicit
 from uniformer_bench.model.depthwise import depthwise_conv3d
+from uniformer_bench.model.linear import linear
 
 Convolution = Callable[[Tensor, nn.Conv3d], Tensor]
 
@@ -28,6 +30,7 @@ class Ops(NamedTuple):
     convolution: Convolution  # dense, strided: stem and downsampling
     depthwise: Convolution  # DPE and tube: stride 1, same size
     pointwise: Convolution  # 1x1x1
+    linear: Callable[[Tensor, nn.Linear], Tensor]  # on tokens (B, N, C_in) -> (B, N, C_out)
     attention: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v (B, heads, N, head_dim) -> the same
 
 
@@ -45,9 +48,8 @@ def _convolution(x: Tensor, conv: nn.Conv3d) -> Tensor:
     return F.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]  # padding is typed as str | tuple
 
 
-def _softmax_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    affinity = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, heads, N, N)
-    return affinity.softmax(dim=-1) @ v
+def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    return F.linear(x, layer.weight, layer.bias)
 
 
 def _fast_depthwise(x: Tensor, conv: nn.Conv3d) -> Tensor:
@@ -56,15 +58,35 @@ def _fast_depthwise(x: Tensor, conv: nn.Conv3d) -> Tensor:
 
 def _fast_pointwise(x: Tensor, conv: nn.Conv3d) -> Tensor:
     weight = conv.weight.flatten(1)  # (C_out, C_in)
-    return F.linear(x.permute(0, 2, 3, 4, 1), weight, conv.bias).permute(0, 4, 1, 2, 3)
+    return linear(x.permute(0, 2, 3, 4, 1), weight, conv.bias).permute(0, 4, 1, 2, 3)
+
+
+def _fast_linear(x: Tensor, layer: nn.Linear) -> Tensor:
+    return linear(x, layer.weight, layer.bias)
 
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last_3d)
 
 
-REFERENCE = Ops("reference", torch.Tensor.contiguous, _convolution, _convolution, _convolution, _softmax_attention)
-FAST = Ops("fast", _channels_last, _convolution, _fast_depthwise, _fast_pointwise, F.scaled_dot_product_attention)
+REFERENCE = Ops(
+    name="reference",
+    enter=torch.Tensor.contiguous,
+    convolution=_convolution,
+    depthwise=_convolution,
+    pointwise=_convolution,
+    linear=_linear,
+    attention=explicit,
+)
+FAST = Ops(
+    name="fast",
+    enter=_channels_last,
+    convolution=_convolution,
+    depthwise=_fast_depthwise,
+    pointwise=_fast_pointwise,
+    linear=_fast_linear,
+    attention=attention,
+)
 
 IMPLEMENTATIONS = {ops.name: ops for ops in (REFERENCE, FAST)}
 

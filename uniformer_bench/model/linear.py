@@ -1,0 +1,85 @@
+"""Matrix products of a UniFormer, y = x W^T + b, on a CPU through oneDNN also in float32.
+
+PyTorch gives float32 products to MKL, which leaves half of an AMD processor's vector width unused: oneDNN, which
+PyTorch carries and uses for bfloat16, is twice as fast there and no slower elsewhere.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from uniformer_bench.model.choice import Choice
+
+SMALLEST_WEIGHT = 1024  # elements; below, the call itself takes longer than what is saved
+AVAILABLE = (  # this build has oneDNN's product, and this processor the vectors that it is good at
+    torch.backends.mkldnn.is_available()
+    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+)
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """x (..., C_in), weight (C_out, C_in), bias (C_out) or None -> (..., C_out)."""
+    recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if not _serves(x, weight, recorded):
+        return F.linear(x, weight, bias)
+    return _Linear.apply(x, weight, bias) if recorded else product(x, weight, bias)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
+    """oneDNN's product, not recorded for gradients, and `activation` "gelu" (exact) applied to the result.
+
+    weight is dense in memory, as a matrix or its transpose: oneDNN is a hundred times slower with gaps.
+    """
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+
+
+def choose(device: str, dtype: torch.dtype, weight_elements: int, recorded: bool) -> Choice:
+    """Which product serves, and why; `recorded` where gradients will be asked for."""
+    if device != "cpu":
+        return Choice("torch", f"torch: on {device} it calls the vendor's library")
+    if not AVAILABLE:
+        return Choice("torch", "torch: this processor or build has no oneDNN with wide vectors")
+    if dtype not in (torch.float32, torch.bfloat16):
+        return Choice("torch", f"torch: oneDNN is not tried for {str(dtype).removeprefix('torch.')}")
+    if recorded and dtype == torch.bfloat16:
+        return Choice("torch", "torch: it calls oneDNN itself for bfloat16, forward and backward")
+    if weight_elements < SMALLEST_WEIGHT:
+        return Choice("torch", f"torch: {weight_elements} weights are too few to pay for a call of oneDNN")
+    return Choice("onednn", "onednn: it uses whole vectors where MKL, torch's own for float32, may use half")
+
+
+def _serves(x: Tensor, weight: Tensor, recorded: bool) -> bool:
+    plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight))
+    same = x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
+    return (
+        plain
+        and same
+        and x.numel() > 0
+        and choose(x.device.type, x.dtype, weight.numel(), recorded).name == "onednn"
+    )
+
+
+class _Linear(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.has_bias = bias is not None
+        return product(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        need_x, need_weight, need_bias = ctx.needs_input_grad
+        rows, x_rows = (tensor.reshape(-1, tensor.shape[-1]).contiguous() for tensor in (grad, x))
+        grad_x = linear(grad, weight.t(), None) if need_x else None
+        grad_weight = _crossed(rows, x_rows) if need_weight else None
+        grad_bias = rows.sum(0) if ctx.has_bias and need_bias else None
+        return grad_x, grad_weight, grad_bias
+
+
+def _crossed(a: Tensor, b: Tensor) -> Tensor:
+    """a^T b for a (M, N), b (M, K); oneDNN copies its first operand, so that is the smaller one."""
+    return linear(a.t(), b.t(), None) if a.shape[1] <= b.shape[1] else linear(b.t(), a.t(), None).t()
