@@ -18,7 +18,10 @@ FEWEST_TOKENS = {torch.float32: 256, torch.bfloat16: 512}  # below, the calls co
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The route that `choose` names."""
     recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    return _ROUTES[choose(q.device.type, q.dtype, q.shape[2], recorded).name](q, k, v)
+    name = choose(q.device.type, q.dtype, q.shape[2], recorded).name
+    if name == "fused":
+        return F.scaled_dot_product_attention(q, k, v)
+    return by_rows(q, k, v) if name == "by_rows" else explicit(q, k, v)
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -51,6 +54,3 @@ def choose(device: str, dtype: torch.dtype, tokens: int, recorded: bool) -> Choi
     if dtype == torch.bfloat16:
         return Choice("explicit", "explicit: on a CPU PyTorch's fused kernel is slower than two products in bfloat16")
     return Choice("fused", "fused: PyTorch's kernel, which never has the whole affinity in memory")
-
-
-_ROUTES = {"fused": F.scaled_dot_product_attention, "by_rows": by_rows, "explicit": explicit}

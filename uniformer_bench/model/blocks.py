@@ -41,38 +41,36 @@ class Residual(nn.Module):
             self.gamma_2 = nn.Parameter(torch.full(scale_shape, stage.layer_scale)) if stage.ffn else None
 
     def with_position(self, x: Tensor) -> Tensor:
-        return x if self.pos_embed is None else x + self.ops.depthwise(x, self.pos_embed)
+        return x if self.pos_embed is None else self.ops.position(x, self.pos_embed)
 
     def branch(self, y: Tensor, scale: nn.Parameter | None) -> Tensor:
         return drop_path(y if scale is None else scale * y, self.drop_path_rate, self.training)
 
 
 class ConvMlp(nn.Module):
-    """The FFN of a local block: two pointwise convolutions."""
+    """The FFN of a local block: two pointwise convolutions, GELU between them."""
 
     def __init__(self, width: int, hidden: int, ops: Ops) -> None:
         super().__init__()
         self.ops = ops
         self.fc1 = nn.Conv3d(width, hidden, 1)
-        self.act = nn.GELU()
         self.fc2 = nn.Conv3d(hidden, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.ops.pointwise(self.act(self.ops.pointwise(x, self.fc1)), self.fc2)
+        return self.ops.feed_forward(x, self.fc1, self.fc2)
 
 
 class Mlp(nn.Module):
-    """The FFN of a global block: two linear layers on tokens."""
+    """The FFN of a global block: two linear layers on tokens, GELU between them."""
 
     def __init__(self, width: int, hidden: int, ops: Ops) -> None:
         super().__init__()
         self.ops = ops
         self.fc1 = nn.Linear(width, hidden)
-        self.act = nn.GELU()
         self.fc2 = nn.Linear(hidden, width)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return self.ops.linear(self.act(self.ops.linear(tokens, self.fc1)), self.fc2)
+        return self.ops.feed_forward(tokens, self.fc1, self.fc2)
 
 
 class Attention(nn.Module):
@@ -86,10 +84,10 @@ class Attention(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         batch, n, width = tokens.shape
-        qkv = self.ops.linear(tokens, self.qkv).reshape(batch, n, 3, self.heads, width // self.heads)
+        qkv = self.ops.dense(tokens, self.qkv).reshape(batch, n, 3, self.heads, width // self.heads)
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
         context = self.ops.attention(q, k, v)
-        return self.ops.linear(context.transpose(1, 2).reshape(batch, n, width), self.proj)
+        return self.ops.dense(context.transpose(1, 2).reshape(batch, n, width), self.proj)
 
 
 class LocalBlock(Residual):
@@ -107,13 +105,13 @@ class LocalBlock(Residual):
 
     def mhra(self, x: Tensor) -> Tensor:
         ops = self.ops
-        return ops.pointwise(ops.depthwise(ops.pointwise(x, self.conv1), self.attn), self.conv2)
+        return ops.dense(ops.depthwise(ops.dense(x, self.conv1), self.attn), self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.with_position(x)
-        x = x + self.branch(self.mhra(self.norm1(x)), self.gamma_1)
+        ops, x = self.ops, self.with_position(x)
+        x = ops.add(x, self.branch(self.mhra(self.norm1(x)), self.gamma_1))
         if self.norm2 is not None and self.mlp is not None:
-            x = x + self.branch(self.mlp(self.norm2(x)), self.gamma_2)
+            x = ops.add(x, self.branch(self.mlp(self.norm2(x)), self.gamma_2))
         return x
 
 
@@ -130,12 +128,12 @@ class GlobalBlock(Residual):
     def feed_forward(self, tokens: Tensor) -> Tensor:
         if self.norm2 is None or self.mlp is None:
             return tokens
-        return tokens + self.branch(self.mlp(self.norm2(tokens)), self.gamma_2)
+        return self.ops.add(tokens, self.branch(self.mlp(self.norm2(tokens)), self.gamma_2))
 
     def forward(self, x: Tensor) -> Tensor:
         grid = x.shape[2:]
         tokens = tokens_of(self.with_position(x))
-        tokens = tokens + self.branch(self.attn(self.norm1(tokens)), self.gamma_1)
+        tokens = self.ops.add(tokens, self.branch(self.attn(self.norm1(tokens)), self.gamma_1))
         return volume_of(self.feed_forward(tokens), grid)
 
 
@@ -156,9 +154,9 @@ class SplitBlock(GlobalBlock):
         batch, width, t, h, w = x.shape
         frames = x.permute(0, 2, 3, 4, 1).reshape(batch * t, h * w, width)
         over_time = frames.view(batch, t, h * w, width).transpose(1, 2).reshape(batch * h * w, t, width)
-        over_time = over_time + self.branch(self.t_attn(self.t_norm(over_time)), None)
+        over_time = self.ops.add(over_time, self.branch(self.t_attn(self.t_norm(over_time)), None))
         mixed = over_time.view(batch, h * w, t, width).transpose(1, 2).reshape(batch * t, h * w, width)
-        frames = frames + self.branch(self.attn(self.norm1(mixed)), self.gamma_1)
+        frames = self.ops.add(frames, self.branch(self.attn(self.norm1(mixed)), self.gamma_1))
         return volume_of(self.feed_forward(frames).reshape(batch, t * h * w, width), torch.Size((t, h, w)))
 
 

@@ -14,17 +14,35 @@ from torch import Tensor
 from uniformer_bench.model import depthwise_cpu
 
 TRITON = importlib.util.find_spec("triton") is not None  # PyTorch's CUDA builds bring it
+WIDE = (torch.float32, torch.float64)
 
 
-def depthwise_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (B, C, T, H, W), weight (C, 1, t, h, w) with t, h, w odd, bias (C) or None -> (B, C, T, H, W)."""
+def depthwise_conv3d(x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool = False) -> Tensor:
+    """x (B, C, T, H, W), weight (C, 1, t, h, w) with t, h, w odd, bias (C) or None -> (B, C, T, H, W).
+
+    `residual` adds x: in the Triton kernel, or by the kernel's centre tap where its dtype can tell 1 + w from 1.
+    """
     if reason_against_triton(x, weight) is None:
         from uniformer_bench.model import depthwise_triton  # imports Triton
 
-        return depthwise_triton.depthwise_conv3d(x, weight, bias)
+        return depthwise_triton.depthwise_conv3d(x, weight, bias, residual=residual)
+    if residual and (x.dtype not in WIDE or _narrowed(x.device.type)):
+        return x + depthwise_conv3d(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad):
-        return _Depthwise.apply(x, weight, bias)
-    return _forward(x, weight, bias)
+        return _Depthwise.apply(x, weight, bias, residual)
+    return _forward(x, _with_identity(weight) if residual else weight, bias)
+
+
+def _narrowed(device: str) -> bool:
+    return torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+
+
+def _with_identity(weight: Tensor) -> Tensor:
+    """The kernel of x + conv(x)."""
+    t, h, w = _padding(weight)
+    weight = weight.clone()
+    weight[:, :, t, h, w] += 1
+    return weight
 
 
 def _padding(weight: Tensor) -> list[int]:
@@ -38,21 +56,23 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 class _Depthwise(torch.autograd.Function):
     @staticmethod
     @torch.amp.custom_fwd(device_type="cpu")
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
+        kernel = _with_identity(weight) if residual else weight
         ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
-        return _forward(x, weight, bias)
+        ctx.has_bias, ctx.residual = bias is not None, residual
+        return _forward(x, kernel, bias)
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last_3d)
-        need_x, need_weight, need_bias = ctx.needs_input_grad
-        grad_x = _forward(grad, weight.flip(2, 3, 4), None) if need_x else None
+        need_x, need_weight, need_bias, _ = ctx.needs_input_grad
+        kernel = _with_identity(weight) if ctx.residual else weight
+        grad_x = _forward(grad, kernel.flip(2, 3, 4), None) if need_x else None
         grad_weight = weight_gradient(x, grad, weight) if need_weight else None
         grad_bias = grad.sum((0, 2, 3, 4)) if ctx.has_bias and need_bias else None
-        return grad_x, grad_weight, grad_bias
+        return grad_x, grad_weight, grad_bias, None
 
 
 def weight_gradient(x: Tensor, grad: Tensor, weight: Tensor) -> Tensor:

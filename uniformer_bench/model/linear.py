@@ -28,6 +28,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return _Linear.apply(x, weight, bias) if recorded else product(x, weight, bias)
 
 
+def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """GELU of the same, exact; one pass over memory where nothing is recorded for gradients."""
+    recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    if recorded or not _serves(x, weight, recorded):
+        return F.gelu(linear(x, weight, bias))
+    return product(x, weight, bias, "gelu")
+
+
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
     """oneDNN's product, not recorded for gradients, and `activation` "gelu" (exact) applied to the result.
 
@@ -55,10 +63,7 @@ def _serves(x: Tensor, weight: Tensor, recorded: bool) -> bool:
     plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight))
     same = x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
     return (
-        plain
-        and same
-        and x.numel() > 0
-        and choose(x.device.type, x.dtype, weight.numel(), recorded).name == "onednn"
+        plain and same and x.numel() > 0 and choose(x.device.type, x.dtype, weight.numel(), recorded).name == "onednn"
     )
 
 

@@ -17,9 +17,11 @@ from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest
 from uniformer_bench.model.attention import attention, explicit
 from uniformer_bench.model.depthwise import depthwise_conv3d
-from uniformer_bench.model.linear import linear
+from uniformer_bench.model.linear import linear, linear_gelu
+from uniformer_bench.model.patches import patch_conv3d, patches_serve
 
 Convolution = Callable[[Tensor, nn.Conv3d], Tensor]
+Dense = nn.Linear | nn.Conv3d
 
 
 class Ops(NamedTuple):
@@ -28,10 +30,12 @@ class Ops(NamedTuple):
     name: str
     enter: Callable[[Tensor], Tensor]  # the clips (B, C, T, H, W) in the memory layout of the rest
     convolution: Convolution  # dense, strided: stem and downsampling
-    depthwise: Convolution  # DPE and tube: stride 1, same size
-    pointwise: Convolution  # 1x1x1
-    linear: Callable[[Tensor, nn.Linear], Tensor]  # on tokens (B, N, C_in) -> (B, N, C_out)
+    depthwise: Convolution  # tube: stride 1, same size
+    position: Convolution  # DPE: the same, and x added
+    dense: Callable[[Tensor, Dense], Tensor]  # nn.Linear on tokens, 1x1x1 convolution on volumes
+    feed_forward: Callable[[Tensor, Dense, Dense], Tensor]  # dense, GELU, dense
     attention: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v (B, heads, N, head_dim) -> the same
+    add: Callable[[Tensor, Tensor], Tensor]  # a residual and its branch, which may be overwritten
 
 
 def tokens_of(x: Tensor) -> Tensor:
@@ -48,21 +52,54 @@ def _convolution(x: Tensor, conv: nn.Conv3d) -> Tensor:
     return F.conv3d(x, conv.weight, conv.bias, conv.stride, conv.padding, conv.dilation, conv.groups)  # type: ignore[arg-type]  # padding is typed as str | tuple
 
 
-def _linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    return F.linear(x, layer.weight, layer.bias)
+def _position(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    return x + _convolution(x, conv)
+
+
+def _dense(x: Tensor, layer: Dense) -> Tensor:
+    return layer(x)
+
+
+def _feed_forward(x: Tensor, fc1: Dense, fc2: Dense) -> Tensor:
+    return fc2(F.gelu(fc1(x)))
+
+
+def _fast_convolution(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    return patch_conv3d(x, conv) if patches_serve(x, conv) else _convolution(x, conv)
 
 
 def _fast_depthwise(x: Tensor, conv: nn.Conv3d) -> Tensor:
     return depthwise_conv3d(x, conv.weight, conv.bias)
 
 
-def _fast_pointwise(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    weight = conv.weight.flatten(1)  # (C_out, C_in)
-    return linear(x.permute(0, 2, 3, 4, 1), weight, conv.bias).permute(0, 4, 1, 2, 3)
+def _fast_position(x: Tensor, conv: nn.Conv3d) -> Tensor:
+    return depthwise_conv3d(x, conv.weight, conv.bias, residual=True)
 
 
-def _fast_linear(x: Tensor, layer: nn.Linear) -> Tensor:
-    return linear(x, layer.weight, layer.bias)
+def _fast_dense(x: Tensor, layer: Dense) -> Tensor:
+    if isinstance(layer, nn.Linear):
+        return linear(x, layer.weight, layer.bias)
+    return _volume(linear(_rows(x), layer.weight.flatten(1), layer.bias))
+
+
+def _fast_feed_forward(x: Tensor, fc1: Dense, fc2: Dense) -> Tensor:
+    if isinstance(fc1, nn.Linear):
+        return linear(linear_gelu(x, fc1.weight, fc1.bias), fc2.weight, fc2.bias)
+    hidden = linear_gelu(_rows(x), fc1.weight.flatten(1), fc1.bias)
+    return _volume(linear(hidden, fc2.weight.flatten(1), fc2.bias))
+
+
+def _fast_add(x: Tensor, branch: Tensor) -> Tensor:
+    recorded = torch.is_grad_enabled() and (x.requires_grad or branch.requires_grad)
+    return x + branch if recorded or branch.dtype != x.dtype else branch.add_(x)
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.permute(0, 2, 3, 4, 1)  # (B, T, H, W, C): free, and dense where x is channels-last
+
+
+def _volume(rows: Tensor) -> Tensor:
+    return rows.permute(0, 4, 1, 2, 3)
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -74,18 +111,22 @@ REFERENCE = Ops(
     enter=torch.Tensor.contiguous,
     convolution=_convolution,
     depthwise=_convolution,
-    pointwise=_convolution,
-    linear=_linear,
+    position=_position,
+    dense=_dense,
+    feed_forward=_feed_forward,
     attention=explicit,
+    add=torch.add,
 )
 FAST = Ops(
     name="fast",
     enter=_channels_last,
-    convolution=_convolution,
+    convolution=_fast_convolution,
     depthwise=_fast_depthwise,
-    pointwise=_fast_pointwise,
-    linear=_fast_linear,
+    position=_fast_position,
+    dense=_fast_dense,
+    feed_forward=_fast_feed_forward,
     attention=attention,
+    add=_fast_add,
 )
 
 IMPLEMENTATIONS = {ops.name: ops for ops in (REFERENCE, FAST)}
