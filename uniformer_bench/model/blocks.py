@@ -96,11 +96,11 @@ class LocalBlock(Residual):
     def __init__(self, stage: StageSpec, ops: Ops, drop_path_rate: float) -> None:
         super().__init__(stage, ops, drop_path_rate, (1, stage.width, 1, 1, 1))
         assert stage.kernel is not None, "a local stage without a tube"
-        self.norm1 = nn.BatchNorm3d(stage.width)
+        self.norm1: nn.Module = nn.BatchNorm3d(stage.width)
         self.conv1 = nn.Conv3d(stage.width, stage.width, 1)
         self.conv2 = nn.Conv3d(stage.width, stage.width, 1)
         self.attn = _depthwise(stage.width, stage.kernel)
-        self.norm2 = nn.BatchNorm3d(stage.width) if stage.ffn else None
+        self.norm2: nn.Module | None = nn.BatchNorm3d(stage.width) if stage.ffn else None
         self.mlp = ConvMlp(stage.width, stage.hidden, ops) if stage.ffn else None
 
     def mhra(self, x: Tensor) -> Tensor:

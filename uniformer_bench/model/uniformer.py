@@ -28,7 +28,7 @@ class UniFormer(nn.Module):
             blocks = [_BLOCKS[stage.mixer](stage, ops, next(rates)) for _ in range(stage.depth)]
             self.add_module(f"blocks{i + 1}", nn.Sequential(*blocks))
             c_in = stage.width
-        self.norm = nn.BatchNorm3d(c_in)
+        self.norm: nn.Module = nn.BatchNorm3d(c_in)
         self.head = nn.Linear(c_in, num_classes)
         self.apply(_init_weights)
         _init_temporal(self)
