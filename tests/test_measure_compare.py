@@ -32,6 +32,7 @@ from uniformer_bench.measure.subjects import (
     usual_input,
 )
 from uniformer_bench.model import build, clips_like
+from uniformer_bench.model.inference import for_inference
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.variants import variant
 
@@ -399,7 +400,7 @@ def test_ready_subjects_are_the_seeded_model_at_new_places(monkeypatch):
     first, second = fresh(), fresh()
     with torch.random.fork_rng():
         torch.manual_seed(3)
-        model = build(subject.spec, 5).eval()
+        model = for_inference(build(subject.spec, 5).eval())
     with torch.inference_mode():
         expected = model(clips_like(subject.spec, 1, 8, (32, 32), 3))
     assert torch.equal(first(), expected)

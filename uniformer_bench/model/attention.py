@@ -19,9 +19,9 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The route that `choose` names."""
     recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     name = choose(q.device.type, q.dtype, q.shape[2], recorded).name
-    if name == "fused":
-        return F.scaled_dot_product_attention(q, k, v)
-    return by_rows(q, k, v) if name == "by_rows" else explicit(q, k, v)
+    if name == "by_rows" and not torch.compiler.is_compiling():
+        return by_rows(q, k, v)
+    return explicit(q, k, v) if name == "explicit" else F.scaled_dot_product_attention(q, k, v)
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

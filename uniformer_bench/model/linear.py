@@ -60,6 +60,8 @@ def choose(device: str, dtype: torch.dtype, weight_elements: int, recorded: bool
 
 
 def _serves(x: Tensor, weight: Tensor, recorded: bool) -> bool:
+    if torch.compiler.is_compiling():  # Inductor takes oneDNN's product with weights that are inputs only
+        return False
     plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight))
     same = x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
     return (
