@@ -165,6 +165,7 @@ def test_each_choice_says_why(monkeypatch):
         (attention.choose("cpu", fp32, 1568, False), "by_rows", "1568 tokens"),
         (attention.choose("cpu", fp32, 1568, True), "fused", "whole affinity"),
         (attention.choose("cpu", bf16, 64, False), "explicit", "bfloat16"),
+        (attention.choose("cpu", fp32, 100_000, False), "fused", "whole affinity"),
         (linear.choose("cuda", fp32, 4096, False), "torch", "cuda"),
         (linear.choose("cpu", torch.float64, 4096, False), "torch", "float64"),
         (linear.choose("cpu", bf16, 4096, True), "torch", "bfloat16"),

@@ -12,6 +12,7 @@ from uniformer_bench.model import linear
 from uniformer_bench.model.choice import Choice
 
 ROWS = 256  # queries at a time: their affinities stay in the cache while they are normalised and used
+MOST_TOKENS = 4096  # by rows: not tried with more
 FEWEST_TOKENS = {torch.float32: 256, torch.bfloat16: 512}  # below, the calls cost more than the cache saves
 
 
@@ -49,8 +50,9 @@ def choose(device: str, dtype: torch.dtype, tokens: int, recorded: bool) -> Choi
     """Which route serves, and why; `recorded` where gradients will be asked for."""
     if device != "cpu":
         return Choice("fused", f"fused: on {device} PyTorch's kernels keep the affinity on the chip")
-    if not recorded and linear.AVAILABLE and tokens >= FEWEST_TOKENS.get(dtype, tokens + 1):
+    fits = FEWEST_TOKENS.get(dtype, MOST_TOKENS + 1) <= tokens <= MOST_TOKENS
+    if not recorded and linear.AVAILABLE and fits:
         return Choice("by_rows", f"by_rows: {ROWS} queries' affinities to {tokens} tokens fit the cache")
-    if dtype == torch.bfloat16:
+    if dtype == torch.bfloat16 and tokens <= MOST_TOKENS:
         return Choice("explicit", "explicit: on a CPU PyTorch's fused kernel is slower than two products in bfloat16")
     return Choice("fused", "fused: PyTorch's kernel, which never has the whole affinity in memory")

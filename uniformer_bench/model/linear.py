@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from uniformer_bench.model.choice import Choice
 
@@ -62,11 +62,8 @@ def choose(device: str, dtype: torch.dtype, weight_elements: int, recorded: bool
 def _serves(x: Tensor, weight: Tensor, recorded: bool) -> bool:
     if torch.compiler.is_compiling():  # Inductor takes oneDNN's product with weights that are inputs only
         return False
-    plain = all(type(tensor) in (Tensor, nn.Parameter) for tensor in (x, weight))
     same = x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
-    return (
-        plain and same and x.numel() > 0 and choose(x.device.type, x.dtype, weight.numel(), recorded).name == "onednn"
-    )
+    return same and x.numel() > 0 and choose(x.device.type, x.dtype, weight.numel(), recorded).name == "onednn"
 
 
 class _Linear(torch.autograd.Function):
