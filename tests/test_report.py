@@ -1,24 +1,19 @@
-"""The report: its data by equality on small runs made by hand, and the page's promises on a synthetic run."""
+"""The report's data and figures, by equality on small runs made by hand."""
 
-import base64
-import gzip
-import hashlib
 import json
 import math
 import re
-from collections import Counter
-from html.parser import HTMLParser
 
 import plotly.graph_objects as go
 import pytest
 
-from tests.make_run import INPUT, make_run, save_run
+from tests.make_run import make_run
 from uniformer_bench import ArchSpec, cost, variant
 from uniformer_bench.report.answer import Choice, Step, answer, knee, sentence
 from uniformer_bench.report.arch import Input, read_input, spec_python, spec_yaml, view
 from uniformer_bench.report.drawing import COLUMN, TALL, drawing, scale_of, thumbnail
 from uniformer_bench.report.effects import PatternCell, effects, patterns
-from uniformer_bench.report.figures import ROLES, effects_figure, front_figure, history_figure, pattern_figure, role
+from uniformer_bench.report.figures import ROLES, effects_figure, front_figure, pattern_figure, role
 from uniformer_bench.report.info import (
     Axes,
     Cause,
@@ -32,9 +27,8 @@ from uniformer_bench.report.info import (
     phases,
     read_trials,
 )
-from uniformer_bench.report.page import render, write_report
+from uniformer_bench.report.progress_figures import history_figure
 from uniformer_bench.report.text import duration, number, shown, signed
-from uniformer_bench.runs import Run
 from uniformer_bench.yaml_text import parse_yaml
 
 AXES = Axes("accuracy", "latency")
@@ -274,7 +268,9 @@ def test_a_drawing_is_to_scale():
     assert tops == [0, TALL / 2]  # 56 and 28 wide grids
     assert f'viewBox="0 0 {4 * COLUMN} ' in picture
     assert "local 5×5×5" in picture
-    assert "8 deep, 320 wide" in picture
+    assert ">8 blocks<" in picture
+    assert ">320 wide<" in picture
+    assert "latency by stage: not measured" in picture
     assert "<text" not in thumbnail(views[0], scale_of(views))
 
 
@@ -314,9 +310,12 @@ def test_plotly_takes_every_figure():
 
 
 def test_the_history_figure_has_the_baselines_level():
-    line, level = history_figure(History(((60.0, 0, 0.5), (120.0, 4, 0.7)), 0.5))["data"]
+    past = History(((60.0, 0, 0.5), (120.0, 4, 0.7)), 0.5)
+    line, level = history_figure(past)["data"]
     assert (line["x"], line["y"], line["customdata"]) == ([1.0, 2.0], [0.5, 0.7], [0, 4])
     assert (level["x"], level["y"]) == ([1.0, 2.0], [0.5, 0.5])
+    line, level = history_figure(past._replace(points=((60.0, 3, 0.5), (300.0, 4, 0.7))), by_trials=True)["data"]
+    assert (line["x"], line["y"], level["x"]) == ([1, 2], [0.5, 0.7], [1, 2])
 
 
 def test_names_in_figures_are_escaped():
@@ -340,175 +339,3 @@ def test_numbers_read_as_people_write_them():
     assert [duration(s) for s in (7.4, 500, 7500, None)] == [
         "7.40\u00a0s", "8\u00a0min 20\u00a0s", "2\u00a0h 05\u00a0min", "–",
     ]  # fmt: skip
-
-
-# the page
-
-VOID = {"meta", "input", "img", "br", "hr", "link"}
-
-
-class Reader(HTMLParser):
-    """Checks that tags are balanced, and gathers ids, scripts and what is linked."""
-
-    def __init__(self):
-        super().__init__()
-        self.open, self.ids, self.tags, self.links, self.text = [], [], Counter(), [], ""
-
-    def handle_starttag(self, tag, attrs):
-        self.tags[tag] += 1
-        given = dict(attrs)
-        assert not any(name.startswith("on") for name in given), f"an event handler in {tag}"
-        self.ids += [given["id"]] if "id" in given else []
-        self.links += [given[name] for name in ("src", "href", "action") if name in given]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        self.handle_starttag(tag, attrs)
-        if tag not in VOID:
-            self.open.pop()
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        self.text += data if "script" not in self.open and "style" not in self.open else ""
-
-
-def read(page):
-    reader = Reader()
-    reader.feed(page)
-    assert reader.open == []
-    assert len(set(reader.ids)) == len(reader.ids)
-    return reader
-
-
-def data_of(page):
-    packed = re.search(r'<script type="application/octet-stream" id="data">([^<]*)</script>', page)[1]
-    raw = base64.b64decode(packed)
-    assert raw[4:8] == bytes(4), "gzip wrote the time, and other bytes every second"
-    return json.loads(gzip.decompress(raw), parse_constant=lambda name: pytest.fail(name))
-
-
-@pytest.fixture(scope="module")
-def page():
-    return render(make_run(200))
-
-
-def test_the_page_is_whole_small_and_the_same_again(page):
-    assert render(make_run(200)) == page
-    assert len(page.encode()) <= 5_500_000
-    assert page.count("plotly.js v") == 1
-    links = read(page).links
-    assert all(link.startswith(("#", "data:image/png;base64,")) for link in links)
-
-
-def test_the_policy_allows_the_pages_own_scripts_and_no_network(page):
-    policy = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', page)[1]
-    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
-    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
-    assert len(scripts) == 2
-    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
-    assert f"script-src {allowed};" in policy
-    assert policy.startswith("default-src 'none'; ")
-    assert "unsafe-eval" not in policy
-    assert "http" not in policy
-
-
-def test_the_sections_stand_in_their_order(page):
-    anchors = ["answer", "front", "architectures", "matters", "trials", "went", "run"]
-    assert re.findall(r'<section id="(\w+)"', page) == anchors
-
-
-def test_the_page_opens_with_the_answer(page):
-    text = read(page).text
-    found = answer(read_trials(make_run(200).trials), AXES)
-    assert f"Trial {found.choice.pick}, " in " ".join(text.split())
-    for n in found.choice:
-        assert found.sentences[n] in text
-
-
-def test_the_data_are_those_of_the_table(page):
-    data, run = data_of(page), make_run(200)
-    assert len(data["rows"]) == 200
-    accuracy = data["columns"].index("accuracy")
-    assert data["rows"][0][accuracy] == run.trials[0]["metrics"]["accuracy"]
-    assert set(data["archs"]) == {str(n) for n in range(200)}
-    for steps in data["ladders"].values():
-        assert {str(n) for step in steps for n in step[1:] if n is not None} <= set(data["options"])
-
-
-def failing(run):
-    for record in run.trials:
-        record.update(state="crashed", reason="worker ended", metrics={}, intervals={}, front=False)
-    return Run({**run.info, "hypervolume": {"reference": {}, "value": None, "history": []}}, run.trials)
-
-
-@pytest.mark.parametrize(
-    "run",
-    [
-        make_run(0),
-        make_run(1),
-        make_run(1, baselines=False),
-        make_run(40, baselines=False),
-        failing(make_run(5)),
-        Run({"schema_version": 1}, []),
-        Run({}, [{"number": 0, "state": "refused", "spec": None}]),
-    ],
-    ids=["none", "one", "one that is no baseline", "no baselines", "only failures", "bare", "bare trial"],
-)
-def test_the_page_works_from_the_first_trial_on(run):
-    text = read(render(run)).text
-    data_of(render(run))
-    assert not re.search(r"\b(nan|none|inf|null|undefined)\b", text.replace("No other trial is", ""), re.IGNORECASE)
-
-
-def hostile_run():
-    run = make_run(8)
-    for record in run.trials:
-        record["params"] = {HOSTILE: HOSTILE, "a": f"{HOSTILE}{record['number']}"}
-        record["reason"] = record["spec_id"] = HOSTILE
-    run.trials[0]["baseline"] = run.trials[7]["state"] = HOSTILE
-    run.trials[6]["spec"]["stages"][0]["mixer"] = HOSTILE
-    sample = {"name": HOSTILE, "image": 'x" onerror="alert(1)'}
-    data = run.info["data"] | {"classes": [HOSTILE] * 8, "name": HOSTILE, HOSTILE: HOSTILE, "samples": [sample]}
-    named = dict.fromkeys(("name", "command", "space_name", "space_text", "version", "sampler", "created"), HOSTILE)
-    maps = {key: {HOSTILE: HOSTILE} for key in ("constraints", "environment", "recipe", "protocol")}
-    return Run({**run.info, **named, **maps, "data": data, "notes": [HOSTILE], "trials_asked": HOSTILE}, run.trials)
-
-
-def test_hostile_names_stay_text():
-    page, plain = render(hostile_run()), read(render(make_run(8)))
-    reader = read(page)
-    assert "<script>alert" not in page
-    assert "<img src=x" not in page
-    assert reader.tags["script"] == plain.tags["script"] == 3
-    assert reader.tags["img"] == 0  # a sample that is no PNG is left out
-    assert HOSTILE in reader.text
-    data = data_of(page)
-    for made in (*data["archs"].values(), *(option["drawing"] for option in data["options"].values())):
-        assert read(made).tags.keys() <= {"div", "svg", "g", "path", "text", "rect", "dl", "dt", "dd", "details",
-                                          "summary", "button", "pre"}  # fmt: skip
-    assert "<script" not in json.dumps(data["figures"])
-
-
-def test_samples_are_shown_as_strips(page):
-    assert page.count('<img src="data:image/png;base64,') == 4
-    assert 'alt="Frames of a clip: up"' in page
-
-
-def test_a_growing_run_with_a_pruned_front_trial_stays_strict():
-    run = make_run(20)
-    run.trials[0]["metrics"]["accuracy"] = float("nan")
-    run.trials[1]["metrics"]["latency"] = float("inf")
-    data_of(render(run))
-
-
-def test_write_report_names_the_page_after_the_run(tmp_path):
-    path = write_report(save_run(make_run(3), tmp_path / "my run"), tmp_path / "pages")
-    assert path == tmp_path / "pages" / "my run.html"
-    assert path.read_text(encoding="utf-8") == render(make_run(3))
-
-
-def test_the_input_of_the_synthetic_run_can_be_drawn():
-    assert read_input(make_run(0).info) == Input(INPUT["frames"], (32, 32), 8)

@@ -395,14 +395,17 @@ def _protocol(at: dict[str, Any], frames: int, size: tuple[int, int]) -> "Protoc
 
 @cli.command()
 @common
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
 @click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
-def report(as_json: bool, debug: bool, seed: int, run: Path, reports: Path) -> None:
-    """(Re)build the page of RUN, a folder of results."""
-    from uniformer_bench.report import write_report
+@click.option("--redact", is_flag=True, help="Leave out sample clips, paths, host and user names.")
+def report(as_json: bool, debug: bool, seed: int, runs: tuple[Path, ...], reports: Path, redact: bool) -> None:
+    """(Re)build the page of RUN, a folder of results; of several, one page that compares them."""
+    from uniformer_bench.report import write_comparison, write_report
 
-    page = write_report(run, reports)
-    _print({"schema_version": 1, "run": str(run), "report": str(page)}, as_json, str(page))
+    one = len(runs) == 1
+    page = write_report(runs[0], reports, redact=redact) if one else write_comparison(runs, reports, redact=redact)
+    document = {"schema_version": 1, "run": str(runs[0]), "runs": [str(run) for run in runs], "report": str(page)}
+    _print(document, as_json, str(page))
 
 
 @cli.command()

@@ -62,7 +62,11 @@ def load_run(path: str | Path) -> RunFrames:
 
 
 def table_columns(records: Iterable[Record]) -> list[str]:
-    """The columns of trials.csv: parameters and phases in the order in which trials first have them."""
+    """The columns of trials.csv: parameters and phases in the order in which trials first have them.
+
+    `run` comes first where records of several runs stand together.
+    """
+    records = list(records)
     params: dict[str, None] = {}
     phases: dict[str, None] = {}
     for record in records:
@@ -70,7 +74,8 @@ def table_columns(records: Iterable[Record]) -> list[str]:
         phases.update(dict.fromkeys(f"seconds_{name}" for name in record.get("seconds") or {}))
     bounds = [f"{METRICS[key].column}_ci_{end}" for key in WITH_INTERVAL for end in ("low", "high")]
     metrics = [metric.column for metric in METRICS.values()]
-    return ["number", "state", "reason", "spec_id", "baseline", *params, *metrics, *bounds, *phases]
+    several = ["run"] if any("run" in record for record in records) else []
+    return [*several, "number", "state", "reason", "spec_id", "baseline", *params, *metrics, *bounds, *phases]
 
 
 def table(records: Iterable[Record]) -> list[dict[str, Any]]:
@@ -111,7 +116,8 @@ def known(value: object) -> float | int | None:
 
 
 def _row(record: Record) -> dict[str, Any]:
-    row = {key: record.get(key) for key in ("number", "state", "reason", "spec_id", "baseline")}
+    plain = ("number", "state", "reason", "spec_id", "baseline", *(["run"] if "run" in record else []))
+    row = {key: record.get(key) for key in plain}
     row |= {f"param_{name}": choice_text(value) for name, value in (record.get("params") or {}).items()}
     metrics, intervals = record.get("metrics") or {}, record.get("intervals") or {}
     row |= {metric.column: known(metrics.get(key)) for key, metric in METRICS.items()}

@@ -134,18 +134,19 @@ def ladder(
     return tuple(steps)
 
 
-def sentence(trial: Trial, reference: Trial | None, axes: Axes) -> str:
-    """What `trial` is beside the reference: ratio of cost, difference of quality, each with its interval."""
+def sentence(trial: Trial, reference: Trial | None, axes: Axes, name: str = "") -> str:
+    """What `trial` is beside the reference, called `name`: ratio of cost and difference of quality with intervals."""
     values = f"{shown(axes.quality, trial.values[axes.quality])} at {shown(axes.cost, trial.values[axes.cost])}"
     if reference is None:
         return f"{values}."
     if trial.number == reference.number:
         return f"The baseline “{reference.baseline}” itself: {values}."
-    return f"{_cost_words(trial, reference, axes)} {_quality_words(trial, reference, axes)}."
+    name = name or f"“{reference.baseline}”"
+    return f"{_cost_words(trial, reference, axes, name)} {_quality_words(trial, reference, axes)}."
 
 
-def _cost_words(trial: Trial, reference: Trial, axes: Axes) -> str:
-    name, label = f"“{reference.baseline}”", METRICS[axes.cost].label
+def _cost_words(trial: Trial, reference: Trial, axes: Axes, name: str) -> str:
+    label = METRICS[axes.cost].label
     ratio, (low, high) = _cost_ratio(trial, reference, axes), cost_interval(trial, reference, axes)
     if low <= 1 <= high:
         return f"Level with {name} in {label}{f' ({_ratio(ratio)}, {_span(low, high)})' if low < high else ''},"

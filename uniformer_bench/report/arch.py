@@ -1,6 +1,7 @@
 """An architecture as a page shows it: stages with their grids and shares of cost, its YAML and its Python.
 
-Shares are of the closed form's MACs and parameters of the whole model, patch embedding counted with its stage.
+Shares are of the closed form's MACs and parameters of the whole model, patch embedding counted with its stage, and
+of the sum of the stages' latencies where a record has them.
 """
 
 import json
@@ -24,6 +25,7 @@ class StageView(NamedTuple):
     grid: Triple
     macs_share: float
     params_share: float
+    latency_share: float | None = None
 
 
 class ArchView(NamedTuple):
@@ -60,21 +62,23 @@ def view(trial: Trial, given: Input | None) -> ArchView | None:
         return None
     try:
         spec = ArchSpec.from_dict(trial.spec)
-        stages = _stages(spec, given)
+        stages = _stages(spec, given, trial.stage_ms)
     except SpecError:
         return None
     return ArchView(trial.number, spec.pattern, stages, spec_yaml(spec), spec_python(spec, given))
 
 
-def _stages(spec: ArchSpec, given: Input) -> tuple[StageView, ...]:
+def _stages(spec: ArchSpec, given: Input, stage_ms: tuple[float, ...]) -> tuple[StageView, ...]:
     total = cost(spec, frames=given.frames, size=given.size, num_classes=given.num_classes)
-    pairs = zip(spec.resolved_stages, total.stages, strict=True)
-    return tuple(_stage(stage, part.grid, part.macs / total.macs, part.params / total.params) for stage, part in pairs)
+    measured = len(stage_ms) == len(spec.stages) and sum(stage_ms) > 0
+    times = [ms / sum(stage_ms) for ms in stage_ms] if measured else [None] * len(spec.stages)
+    rows = zip(spec.resolved_stages, total.stages, times, strict=True)
+    return tuple(_stage(s, part.grid, part.macs / total.macs, part.params / total.params, t) for s, part, t in rows)
 
 
-def _stage(stage: StageSpec, grid: Triple, macs: float, params: float) -> StageView:
+def _stage(stage: StageSpec, grid: Triple, macs: float, params: float, latency: float | None) -> StageView:
     shape = (stage.kernel, stage.dpe_kernel, stage.mlp_ratio)
-    return StageView(stage.mixer, stage.depth, stage.width, *shape, grid, macs, params)
+    return StageView(stage.mixer, stage.depth, stage.width, *shape, grid, macs, params, latency)
 
 
 def spec_yaml(spec: ArchSpec) -> str:

@@ -52,7 +52,7 @@ def _small(page: Contents, n: int) -> str:
     words = f"{shown(axes.quality, trial.values[axes.quality])}, {shown(axes.cost, trial.values[axes.cost])}"
     return (
         f'<button type="button" data-pane="{n}">{thumbnail(page.views[n], page.scale)}<span class="name">'
-        f'{escape(trial.baseline or n)} <span class="pattern">{escape(trial.pattern)}</span></span><small>'
+        f'{escape(trial.baseline or trial.label)} <span class="pattern">{escape(trial.pattern)}</span></span><small>'
         f"{escape(words)}</small></button>"
     )
 

@@ -4,11 +4,14 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from uniformer_bench.report.answer import Answer, answer
-from uniformer_bench.report.arch import ArchView, read_input, view
+from uniformer_bench.report.arch import ArchView, Input, read_input, view
 from uniformer_bench.report.drawing import Scale, scale_of, thumbnail
 from uniformer_bench.report.effects import ParameterEffect, effects, patterns
-from uniformer_bench.report.figures import Figure, effects_figure, front_figure, history_figure, pattern_figure
+from uniformer_bench.report.fidelity import points
+from uniformer_bench.report.figures import Figure, effects_figure, front_figure, pattern_figure
 from uniformer_bench.report.info import Axes, History, Trial, choose_axes, history, read_trials
+from uniformer_bench.report.parallel import Dimension, dimensions
+from uniformer_bench.report.progress_figures import fidelity_figure, history_figure, rungs_figure
 from uniformer_bench.report.text import MISSING, shown
 from uniformer_bench.runs import Run
 
@@ -30,6 +33,7 @@ class Contents(NamedTuple):
     gallery: tuple[int, ...]
     options: dict[int, dict[str, str]]
     figures: dict[str, Figure]
+    parallel: tuple[Dimension, ...] = ()
 
     @property
     def by_number(self) -> dict[int, Trial]:
@@ -42,7 +46,7 @@ def contents(run: Run) -> Contents:
     trials, name = read_trials(run.trials), str(run.info.get("name") or "run")
     axes = choose_axes(run.info.get("objectives") or ())
     found = answer(trials, axes)
-    gallery = _gallery(trials, axes)
+    gallery = gallery_of(trials, axes)
     views = _views(run, trials, found, gallery)
     scale = scale_of(views.values())
     past = history(run.info.get("hypervolume") or {}, trials)
@@ -51,13 +55,14 @@ def contents(run: Run) -> Contents:
         n: option(by_number[n], words, axes, views.get(n), scale) for n, words in sorted(found.sentences.items())
     }
     what = {key: effects(trials, key) for key in axes}
-    figures = _figures(trials, found, past, what)
-    return Contents(name, run.info, trials, found, past, what, views, scale, gallery, options, figures)
+    figures = _figures(trials, found, past, what) | _fidelity_figure(run.info)
+    axes_of_all = dimensions(trials, axes, what[axes.quality])
+    return Contents(name, run.info, trials, found, past, what, views, scale, gallery, options, figures, axes_of_all)
 
 
 def title(trial: Trial) -> str:
     """What a trial is called on the page."""
-    return f"{trial.baseline} (trial {trial.number})" if trial.baseline else f"Trial {trial.number}"
+    return f"{trial.baseline} (trial {trial.label})" if trial.baseline else f"Trial {trial.label}"
 
 
 def option(trial: Trial, sentence: str, axes: Axes, arch: ArchView | None, scale: Scale) -> dict[str, str]:
@@ -76,7 +81,7 @@ def span(trial: Trial, key: str) -> str:
     return f"{low} to {high}" if MISSING not in (low, high) else ""
 
 
-def _gallery(trials: Sequence[Trial], axes: Axes) -> tuple[int, ...]:
+def gallery_of(trials: Sequence[Trial], axes: Axes) -> tuple[int, ...]:
     """Front members by cost, thinned evenly where there are more than a page can show."""
     front = sorted((t for t in trials if t.front and t.has(*axes)), key=lambda t: (t.values[axes.cost], t.number))
     if len(front) <= GALLERY:
@@ -85,10 +90,14 @@ def _gallery(trials: Sequence[Trial], axes: Axes) -> tuple[int, ...]:
 
 
 def _views(run: Run, trials: Sequence[Trial], found: Answer, gallery: Sequence[int]) -> dict[int, ArchView]:
-    first = {*gallery, *found.sentences, *found.baselines}
-    order = sorted(trials, key=lambda t: (t.number not in first, t.state != "complete", t.number))
-    given = read_input(run.info)
-    views = {t.number: view(t, given) for t in order[: max(DRAWN, len(first))]}
+    first, given = {*gallery, *found.sentences, *found.baselines}, read_input(run.info)
+    return views_of([(trial, given) for trial in trials], first)
+
+
+def views_of(trials: Sequence[tuple[Trial, Input | None]], first: set[int]) -> dict[int, ArchView]:
+    """The views of as many trials as a page draws, those whose numbers are in `first` before all others."""
+    order = sorted(trials, key=lambda pair: (pair[0].number not in first, pair[0].state != "complete", pair[0].number))
+    views = {trial.number: view(trial, given) for trial, given in order[: max(DRAWN, len(first))]}
     return {n: each for n, each in sorted(views.items()) if each}
 
 
@@ -104,4 +113,12 @@ def _figures(
             figures[f"plot-effects-{key}"] = effects_figure(what[key], key)
     if len(past.points) > 1:
         figures["plot-history"] = history_figure(past)
+        figures["plot-history-trials"] = history_figure(past, by_trials=True)
+    if any(trial.rungs for trial in trials):
+        figures["plot-rungs"] = rungs_figure(trials)
     return figures
+
+
+def _fidelity_figure(info: dict[str, Any]) -> dict[str, Figure]:
+    found = points(info.get("fidelity"))
+    return {"plot-fidelity": fidelity_figure(found)} if len(found) > 1 else {}

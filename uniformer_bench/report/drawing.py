@@ -1,5 +1,7 @@
 """An architecture drawn as SVG: a column a stage, a block's cells its depth, its height the spatial grid.
 
+Below, bars give the stage's width, to the scale of the page, and its shares of MACs, parameters and latency.
+
 Mixers differ by texture and shape as well as colour: local is a rectangle of small squares, global a solid
 block with round corners, split a block cut in two. Fills are the page's patterns `#fill-<mixer>`, colours its CSS.
 One scale serves all drawings of a page, so that they can be compared.
@@ -14,26 +16,31 @@ from uniformer_bench.report.text import escape, percent
 
 COLUMN, BLOCK, TALL = 104, 88, 76  # of a stage's column, of the deepest stage, of the largest grid
 SHORT = 12  # the least height that still shows its texture
+LINES, ROWS = 19, ("width", "MACs", "params", "latency")
 
 
 class Scale(NamedTuple):
-    """The deepest stage and the largest spatial side among the drawings that share it."""
+    """The deepest stage, the largest spatial side and the widest stage among the drawings that share it."""
 
     depth: int
     side: float
+    width: int = 1
 
 
 def scale_of(views: Iterable[ArchView]) -> Scale:
     """The scale that all of `views` fit."""
     stages = [stage for each in views for stage in each.stages]
-    return Scale(max((s.depth for s in stages), default=1), max((_side(s) for s in stages), default=1.0))
+    sides, widths = (_side(stage) for stage in stages), (stage.width for stage in stages)
+    return Scale(max((s.depth for s in stages), default=1), max(sides, default=1.0), max(widths, default=1))
 
 
 def drawing(arch: ArchView, scale: Scale) -> str:
     """The full drawing, labelled."""
-    width, height = COLUMN * len(arch.stages), TALL + 90
+    width, height = COLUMN * len(arch.stages), TALL + LINES * len(ROWS) + 56
     columns = "".join(_column(i, stage, scale) for i, stage in enumerate(arch.stages))
-    return _svg("drawing", width, height, columns, describe(arch))
+    timed = any(stage.latency_share is not None for stage in arch.stages)
+    note = "" if timed else f'<text class="q" x="2" y="{height - 8}">latency by stage: not measured</text>'
+    return _svg("drawing", width, height, columns + note, describe(arch))
 
 
 def thumbnail(arch: ArchView, scale: Scale) -> str:
@@ -44,7 +51,10 @@ def thumbnail(arch: ArchView, scale: Scale) -> str:
 
 def describe(arch: ArchView) -> str:
     """The drawing in words."""
-    words = [f"stage {i}: {s.depth} {s.mixer} of width {s.width}" for i, s in enumerate(arch.stages, 1)]
+    words = [
+        f"stage {i}: {s.depth} {s.mixer} of width {s.width}, {percent(s.macs_share)} of MACs"
+        for i, s in enumerate(arch.stages, 1)
+    ]
     return f"{arch.pattern}; " + "; ".join(words)
 
 
@@ -67,13 +77,30 @@ def _side(stage: StageView) -> float:
 def _column(i: int, stage: StageView, scale: Scale) -> str:
     left = i * COLUMN + 2
     mixer = stage.mixer + (f" {x(stage.tube)}" if stage.tube else "")
-    lines = [("m", mixer), ("d", f"{stage.depth} deep, {stage.width} wide"), ("q", f"grid {x(stage.grid)}")]
+    blocks = f"{stage.depth} block{'' if stage.depth == 1 else 's'}"
+    lines = [("m", mixer), ("d", blocks), ("q", f"grid {x(stage.grid)}")]
     words = "".join(
         f'<text class="{kind}" data-k="{i}{kind}" x="{left}" y="{TALL + 20 + 14 * n}">{escape(text)}</text>'
         for n, (kind, text) in enumerate(lines)
     )
-    shares = [("MACs", stage.macs_share, TALL + 62), ("params", stage.params_share, TALL + 80)]
-    return _blocks(left, TALL, stage, scale, 1) + words + "".join(_share(left, *share) for share in shares)
+    shares = (stage.width / scale.width, stage.macs_share, stage.params_share, stage.latency_share)
+    bars = "".join(
+        _bar(left, n, i, name, share, stage) for n, (name, share) in enumerate(zip(ROWS, shares, strict=True))
+    )
+    return _blocks(left, TALL, stage, scale, 1) + words + bars
+
+
+def _bar(left: float, row: int, i: int, name: str, share: float | None, stage: StageView) -> str:
+    """A line of words and a bar; nothing for a share that was not measured."""
+    if share is None:
+        return ""
+    y, width = TALL + 68 + LINES * row, name == "width"
+    attributes = f'class="d" data-k="{i}width"' if width else 'class="q"'
+    words = f"{stage.width} wide" if width else f"{name} {percent(share)}"
+    return (
+        f'<text {attributes} x="{left}" y="{y}">{words}</text>'
+        f'<rect class="bar {name.lower()}" x="{left}" y="{y + 4}" width="{share * BLOCK:.4g}" height="3"/>'
+    )
 
 
 def _blocks(left: float, base: float, stage: StageView, scale: Scale, zoom: float) -> str:
@@ -102,8 +129,3 @@ def _round(left: float, top: float, width: float, height: float) -> str:
 def _cut(left: float, top: float, width: float, height: float) -> str:
     half = (height - 2) / 2
     return _square(left, top, width, half) + _square(left, top + half + 2, width, half)
-
-
-def _share(left: float, name: str, share: float, y: int) -> str:
-    bar = f'<rect class="bar" x="{left}" y="{y + 4}" width="{share * BLOCK:.4g}" height="2.5"/>'
-    return f'<text class="q" x="{left}" y="{y + 1}">{name} {percent(share)}</text>{bar}'

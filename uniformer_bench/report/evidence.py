@@ -1,17 +1,14 @@
-"""The evidence as HTML: what matters, all trials, how it went and was run."""
+"""The evidence as HTML: all trials, how the search went and how it was run."""
 
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from uniformer_bench.metrics import METRICS
 from uniformer_bench.report.contents import Contents
-from uniformer_bench.report.effects import ParameterEffect
-from uniformer_bench.report.figures import EFFECT_PARAMETERS
-from uniformer_bench.report.info import BESIDE, Cause, Fate, fates, phases
-from uniformer_bench.report.markup import bar, copyable, section
-from uniformer_bench.report.text import MISSING, duration, escape, percent, plain, plural
+from uniformer_bench.report.info import BESIDE, RUN_STEP, Cause, Fate, History, fates, phases
+from uniformer_bench.report.markup import as_table, bar, copyable, plot, section
+from uniformer_bench.report.text import MISSING, duration, escape, number, percent, plain, plural
 
 MOST_CAUSES = 8
 PICTURE = re.compile(r"data:image/png;base64,[A-Za-z0-9+/]+=*")
@@ -20,48 +17,6 @@ CONVENTION = (
     "layers and the two products of attention, for one clip; the paper’s “GFLOPs” are MACs. MB are 10⁶ bytes. Accuracy "
     "is the share of validation clips named rightly after the short run, latency the median of the protocol’s repeats."
 )
-
-
-def what_matters(page: Contents) -> str:
-    """Heat maps of patterns, effects of choices."""
-    if not any(name.startswith("plot-pattern") for name in page.figures):
-        return section("matters", "What matters", '<p class="note">This needs complete trials.</p>')
-    maps = "".join(_figure(page, f"plot-pattern-{key}", f"Median {METRICS[key].label} ({METRICS[key].unit})")
-                   for key in page.answer.axes)  # fmt: skip
-    dots = "".join(_effects(page, key) for key in page.answer.axes)
-    caveat = (
-        "Each choice against the mean of all complete trials that have the parameter, with 95 % intervals. The sampler "
-        "favours what went well, so choices are not drawn evenly: this describes the search, and proves no cause."
-    )
-    found = f'<h3>Effects of choices</h3><p class="note">{caveat}</p><div class="two">{dots}</div>' if dots else ""
-    lead = "Mixers by stage: L local, G global, S split. Brighter is better; empty was not finished."
-    return section("matters", "What matters", f'<p class="note">{lead}</p><div class="two">{maps}</div>{found}')
-
-
-def _figure(page: Contents, name: str, heading: str) -> str:
-    if name not in page.figures:
-        return ""
-    words = escape(heading)
-    plot = f'<div id="{name}" class="plot" role="img" aria-label="{words}"></div>'
-    return f'<figure><h3 class="minor">{words}</h3>{plot}</figure>'
-
-
-def _effects(page: Contents, key: str) -> str:
-    found, label = page.effects[key], METRICS[key].label
-    if not found:
-        return ""
-    figure = _figure(page, f"plot-effects-{key}", f"On {label}")
-    more = f" The plot has the first {EFFECT_PARAMETERS}." if len(found) > EFFECT_PARAMETERS else ""
-    rows = "".join(_share_row(parameter) for parameter in found)
-    return (
-        f"<div>{figure}<details><summary>Share of the variance of {escape(label)} by parameter</summary>"
-        f'<p class="note">Adjusted eta squared, each parameter alone.{more}</p>'
-        f'<table class="plain bars"><tbody>{rows}</tbody></table></details></div>'
-    )
-
-
-def _share_row(found: ParameterEffect) -> str:
-    return f'<tr><th scope="row">{escape(found.parameter)}</th>{bar(found.share, percent(found.share))}</tr>'
 
 
 def all_trials(page: Contents) -> str:
@@ -76,7 +31,7 @@ def all_trials(page: Contents) -> str:
         'placeholder="LLGG, 5x5x5, memory …"></label> <label>state <select id="trial-state">'
         f'<option value="">all</option><option value="front">front</option>{states}</select></label> '
         '<label><input type="checkbox" id="trial-params"> parameters</label> '
-        '<button type="button" id="trial-clear" hidden>Clear the plot’s selection</button>'
+        '<button type="button" id="trial-clear" hidden>Clear selections</button>'
         '<span class="push"><button type="button" id="save-csv">CSV</button> <button type="button" id="save-json">JSON'
         '</button></span></form><p class="note" id="trial-count" role="status"></p>'
         '<div class="scroll tall" tabindex="0" role="region" aria-label="Table of trials">'
@@ -86,14 +41,10 @@ def all_trials(page: Contents) -> str:
     )
 
 
-def how_it_went(page: Contents) -> str:
-    """Hypervolume, fates and their messages, time by phase."""
+def how_it_went(page: Contents, trust: str = "") -> str:
+    """Hypervolume, fates and their messages, time by phase; `trust` is HTML about rungs and fidelity."""
     if not page.trials:
         return section("went", "How it went", '<p class="note">No trial has ended yet.</p>')
-    plot = (
-        _figure(page, "plot-history", "Hypervolume over time")
-        or '<p class="note">Hypervolume over time needs two trials.</p>'
-    )
     reference = (page.info.get("hypervolume") or {}).get("reference")
     against = (
         f'<p class="note">Reference point, fixed at the start: {escape(words(reference))}.</p>' if reference else ""
@@ -102,9 +53,30 @@ def how_it_went(page: Contents) -> str:
     return section(
         "went",
         "How it went",
-        f'{plot}{against}<div class="two"><div><h3>What became of the trials</h3>{_fates(found)}</div><div><h3>Time by '
-        f"phase</h3>{_phases(phases(page.trials))}</div></div>{_failures(found)}",
+        f'{_hypervolume(page)}{against}<div class="two"><div><h3>What became of the trials</h3>{_fates(found)}</div>'
+        f"<div><h3>Time by phase</h3>{_phases(phases(page.trials))}</div></div>{trust}{_failures(found)}",
     )
+
+
+def _hypervolume(page: Contents) -> str:
+    if "plot-history" not in page.figures:
+        return '<p class="note">Hypervolume over time needs two trials.</p>'
+    table = as_table(("trial", "complete trials", "after", "hypervolume"), _rises(page.history))
+    plots = (
+        plot("plot-history-trials", "Hypervolume over trials", ""),
+        plot("plot-history", "Hypervolume over time", ""),
+    )
+    return f'<div class="two">{"".join(plots)}</div>{table}'
+
+
+def _rises(past: History) -> Sequence[tuple[str, ...]]:
+    """The points at which the hypervolume rose."""
+    best, rows = float("-inf"), []
+    for i, (seconds, n, volume) in enumerate(past.points, 1):
+        if volume > best:
+            best = volume
+            rows.append((str(n % RUN_STEP), str(i), duration(seconds), f"{volume:.4f}"))
+    return rows
 
 
 def _fates(found: Sequence[Fate]) -> str:
@@ -157,7 +129,9 @@ def _messages(causes: Sequence[Cause]) -> str:
 
 
 def _numbers(numbers: Sequence[int], most: int = 12) -> str:
-    links = " ".join(f'<button type="button" class="link" data-open="{n}">{n}</button>' for n in numbers[:most])
+    links = " ".join(
+        f'<button type="button" class="link" data-open="{n}">{n % RUN_STEP}</button>' for n in numbers[:most]
+    )
     return f'<span class="numbers-of">{links}{f" and {len(numbers) - most} more" if len(numbers) > most else ""}</span>'
 
 
@@ -168,7 +142,7 @@ def how_it_was_run(page: Contents) -> str:
     settings["elapsed"] = duration(info.get("elapsed_s"))
     keys = {"Input": "input", "Protocol": "protocol", "Short run": "recipe", "Environment": "environment"}
     parts = {"Run": settings} | {name: info.get(key) for name, key in keys.items()}
-    lists = "".join(_facts(name, facts) for name, facts in parts.items() if facts)
+    lists = "".join(facts_list(name, facts) for name, facts in parts.items() if facts)
     notes = "".join(f"<li>{escape(note)}</li>" for note in info.get("notes") or [])
     unknown = f"<h3>What could not be measured</h3><ul>{notes}</ul>" if notes else ""
     space = copyable("Search space file", str(info["space_text"])) if info.get("space_text") else ""
@@ -177,9 +151,21 @@ def how_it_was_run(page: Contents) -> str:
     return section("run", "How it was run", f'{body}<h3>Conventions</h3><p class="note">{CONVENTION}</p>{unknown}')
 
 
-def _facts(name: str, facts: Mapping[str, Any]) -> str:
-    rows = "".join(f"<div><dt>{escape(label(k))}</dt><dd>{escape(words(v))}</dd></div>" for k, v in facts.items())
-    return f'<div><h3>{escape(name)}</h3><dl class="numbers">{rows}</dl></div>'
+def facts_list(name: str, facts: Mapping[str, Any]) -> str:
+    """Names and values under a heading."""
+    rows = "".join(
+        f"<div><dt>{escape(label(str(k).removesuffix('_bytes')))}</dt><dd>{escape(fact(k, v))}</dd></div>"
+        for k, v in facts.items()
+    )
+    heading = f"<h3>{escape(name)}</h3>" if name else ""
+    return f'<div>{heading}<dl class="numbers">{rows}</dl></div>'
+
+
+def fact(key: object, value: object) -> str:
+    """A fact's value in words, bytes in GB, nothing of a list as none."""
+    if str(key).endswith("_bytes") and isinstance(value, int | float) and math.isfinite(value):
+        return f"{number(value / 1e9)}\u00a0GB"
+    return "none" if value in ([], {}, ()) else words(value)
 
 
 def _data_card(data: Mapping[str, Any]) -> str:
@@ -187,8 +173,8 @@ def _data_card(data: Mapping[str, Any]) -> str:
         return ""
     plain = {key: value for key, value in data.items() if key != "samples"}
     strips = "".join(_strip(sample) for sample in data.get("samples") or [] if isinstance(sample, Mapping))
-    pictures = f'<div class="strips">{strips}</div>' if strips else ""
-    return f'<div class="data-card">{_facts("Data", plain)}{pictures}</div>'
+    pictures = f'<h3>Clips, a few frames each</h3><div class="strips">{strips}</div>' if strips else ""
+    return f'<div class="data-card">{facts_list("Data", plain)}</div>{pictures}'
 
 
 def _strip(sample: Mapping[str, Any]) -> str:

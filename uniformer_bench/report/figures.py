@@ -7,14 +7,24 @@ gave are escaped, because plotly reads text as a little HTML.
 
 import html
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from uniformer_bench.metrics import METRICS
 from uniformer_bench.report.effects import Effect, ParameterEffect, PatternCell, is_relative
-from uniformer_bench.report.info import Axes, History, Trial, front_of
+from uniformer_bench.report.info import Axes, Trial, front_of
 from uniformer_bench.report.text import number, signed
 
 Figure = dict[str, Any]
+
+
+class Mark(NamedTuple):
+    """How a group of trials is drawn: its name in the legend, plotly's symbol, size and colour."""
+
+    label: str
+    symbol: str
+    size: int
+    colour: str
+
 
 # role: label, plotly symbol, size, colour. Told apart by shape first; the colours follow Okabe and Ito.
 ROLES = {
@@ -51,17 +61,18 @@ def front_figure(trials: Sequence[Trial], axes: Axes, pick: int | None = None) -
     """Quality against cost: a trace for each role that occurs, the front as a step line, a ring round the pick."""
     groups = {name: [t for t in trials if role(t) == name] for name in ROLES}
     groups["pick"] = [t for t in trials if t.number == pick]
-    layout = _layout(axis_title(axes.cost), axis_title(axes.quality), 520, {"l": 60, "r": 16, "t": 40, "b": 52})
-    return {
-        "data": [
-            _line(front_of(trials, axes), axes),
-            *(_points(k, group, axes) for k, group in groups.items() if group),
-        ],
-        "layout": {**layout, "legend": ABOVE, "dragmode": "select", "hovermode": "closest"},
-    }
+    points = [points_trace(name, Mark(*ROLES[name]), group, axes) for name, group in groups.items() if group]
+    return scatter_of([line_trace(front_of(trials, axes), axes), *points], axes)
 
 
-def _line(front: Sequence[Trial], axes: Axes) -> Figure:
+def scatter_of(traces: Sequence[Figure], axes: Axes) -> Figure:
+    """The frame of a scatter plot of quality against cost."""
+    frame = layout(axis_title(axes.cost), axis_title(axes.quality), 520, {"l": 60, "r": 16, "t": 40, "b": 52})
+    return {"data": traces, "layout": {**frame, "legend": ABOVE, "dragmode": "select", "hovermode": "closest"}}
+
+
+def line_trace(front: Sequence[Trial], axes: Axes, colour: str = FRONT, dash: str = "solid") -> Figure:
+    """A front's step line."""
     shape = "hv" if METRICS[axes.cost].direction == "minimize" else "vh"
     return {
         "type": "scatter",
@@ -69,20 +80,21 @@ def _line(front: Sequence[Trial], axes: Axes) -> Figure:
         "meta": "line",
         "x": _values(front, axes.cost),
         "y": _values(front, axes.quality),
-        "line": {"shape": shape, "color": FRONT, "width": 1.5},
+        "line": {"shape": shape, "color": colour, "width": 1.5, "dash": dash},
         "hoverinfo": "skip",
         "showlegend": False,
     }
 
 
-def _points(name: str, group: Sequence[Trial], axes: Axes) -> Figure:
-    label, symbol, size, colour = ROLES[name]
+def points_trace(name: str, mark: Mark, group: Sequence[Trial], axes: Axes) -> Figure:
+    """Trials as marks; those of WITH_ERRORS have error bars, baselines their names."""
+    colour = mark.colour
     return {
         "type": "scatter",
         "mode": "markers",
         "meta": name,
-        "name": label,
-        "marker": {"symbol": symbol, "size": size, "color": colour, "line": {"width": 1.5, "color": colour}},
+        "name": mark.label,
+        "marker": {"symbol": mark.symbol, "size": mark.size, "color": colour, "line": {"width": 1.5, "color": colour}},
         "x": _values(group, axes.cost),
         "y": _values(group, axes.quality),
         "customdata": [t.number for t in group],
@@ -93,7 +105,7 @@ def _points(name: str, group: Sequence[Trial], axes: Axes) -> Figure:
 
 
 def _labels(group: Sequence[Trial], colour: str) -> Figure:
-    names = [html.escape(str(t.baseline), quote=False) for t in group]
+    names = [html.escape(f"{t.run} {t.baseline}".strip(), quote=False) for t in group]
     font = {"size": 12, "color": colour}
     return {"mode": "markers+text", "text": names, "textposition": "bottom right", "textfont": font}
 
@@ -103,8 +115,8 @@ def _values(group: Sequence[Trial], key: str) -> list[float | None]:
 
 
 def _error_bars(group: Sequence[Trial], axes: Axes, colour: str) -> Figure:
-    return {"error_x": _bar([_arms(t, axes.cost) for t in group], colour),
-            "error_y": _bar([_arms(t, axes.quality) for t in group], colour)}  # fmt: skip
+    return {"error_x": error_bar([_arms(t, axes.cost) for t in group], colour),
+            "error_y": error_bar([_arms(t, axes.quality) for t in group], colour)}  # fmt: skip
 
 
 def _arms(trial: Trial, key: str) -> tuple[float | None, float | None]:
@@ -115,7 +127,8 @@ def _arms(trial: Trial, key: str) -> tuple[float | None, float | None]:
     return (value - low) * scale, (high - value) * scale
 
 
-def _bar(arms: Sequence[tuple[float | None, float | None]], colour: str) -> Figure:
+def error_bar(arms: Sequence[tuple[float | None, float | None]], colour: str) -> Figure:
+    """A trace's error bars from how far each reaches down and up."""
     down, up = [a for a, _ in arms], [b for _, b in arms]
     return {"type": "data", "symmetric": False, "array": up, "arrayminus": down, "thickness": 1, "width": 0,
             "color": colour}  # fmt: skip
@@ -144,10 +157,10 @@ def pattern_figure(cells: Sequence[PatternCell], key: str) -> Figure:
         "ygap": 2,
     }
     margin = {"l": 56, "r": 8, "t": 8, "b": 48}
-    layout = _layout("mixers of the last stages", "first stages", 90 + 34 * max(len(rows), 2), margin)
-    layout["xaxis"] |= {"type": "category", "showgrid": False, "ticks": ""}
-    layout["yaxis"] |= {"type": "category", "showgrid": False, "ticks": "", "autorange": "reversed"}
-    return {"data": [heat], "layout": layout}
+    frame = layout("mixers of the last stages", "first stages", 90 + 34 * max(len(rows), 2), margin)
+    frame["xaxis"] |= {"type": "category", "showgrid": False, "ticks": ""}
+    frame["yaxis"] |= {"type": "category", "showgrid": False, "ticks": "", "autorange": "reversed"}
+    return {"data": [heat], "layout": frame}
 
 
 def _cell_words(cell: PatternCell, key: str) -> str:
@@ -169,7 +182,7 @@ def effects_figure(found: Sequence[ParameterEffect], key: str) -> Figure:
         "meta": "front",
         "x": [e.mean * 100 for e in effects],
         "y": places,
-        "error_x": _bar([((e.mean - e.low) * 100, (e.high - e.mean) * 100) for e in effects], FRONT),
+        "error_x": error_bar([((e.mean - e.low) * 100, (e.high - e.mean) * 100) for e in effects], FRONT),
         "hovertext": [_effect_words(label, e, key) for label, e in zip(labels, effects, strict=True)],
         "hoverinfo": "text",
         "marker": {"size": 8, "symbol": "circle", "color": FRONT, "line": {"width": 0, "color": FRONT}},
@@ -177,16 +190,16 @@ def effects_figure(found: Sequence[ParameterEffect], key: str) -> Figure:
     }
     title = f"{'%' if is_relative(key) else 'points'} against the mean"
     last = places[-1] if places else 0
-    layout = _layout(title, "", int(70 + ROW_HEIGHT * (last + 1)), {"l": 190, "r": 12, "t": 8, "b": 44})
-    layout["xaxis"] |= {"zeroline": True}
-    layout["yaxis"] |= {
+    frame = layout(title, "", int(70 + ROW_HEIGHT * (last + 1)), {"l": 190, "r": 12, "t": 8, "b": 44})
+    frame["xaxis"] |= {"zeroline": True}
+    frame["yaxis"] |= {
         "tickvals": places,
         "ticktext": labels,
         "range": [last + 0.7, -0.7],
         "showgrid": False,
         "ticks": "",
     }
-    return {"data": [dots], "layout": layout}
+    return {"data": [dots], "layout": frame}
 
 
 def _label(parameter: ParameterEffect, effect: Effect) -> str:
@@ -204,44 +217,13 @@ def _effect_words(label: str, effect: Effect, key: str) -> str:
     return f"<b>{label}</b><br>{mean} {unit}{span}<br>trials: {effect.n}"
 
 
-def history_figure(found: History) -> Figure:
-    """Hypervolume over minutes since the start, and the baselines' level as a line."""
-    minutes = [seconds / 60 for seconds, _, _ in found.points]
-    line = {
-        "type": "scatter",
-        "mode": "lines",
-        "meta": "line",
-        "name": "front",
-        "x": minutes,
-        "y": [volume for _, _, volume in found.points],
-        "customdata": [n for _, n, _ in found.points],
-        "line": {"shape": "hv", "color": FRONT, "width": 2},
-        "hovertemplate": "trial %{customdata}: %{y:.4f} after %{x:.1f} min<extra></extra>",
-    }
-    level = [_level(found.level, minutes)] if found.level is not None and minutes else []
-    layout = _layout("minutes", "hypervolume", 280, {"l": 60, "r": 12, "t": 28, "b": 44})
-    return {"data": [line, *level], "layout": {**layout, "legend": ABOVE}}
-
-
-def _level(level: float, minutes: Sequence[float]) -> Figure:
-    return {
-        "type": "scatter",
-        "mode": "lines",
-        "meta": "level",
-        "name": "baselines alone",
-        "x": [minutes[0], minutes[-1]],
-        "y": [level, level],
-        "line": {"dash": "dash", "color": BASELINE, "width": 1.5},
-        "hoverinfo": "skip",
-    }
-
-
 def _axis(title: str) -> Figure:
     named = {"text": title, "font": {"size": 13}}
     return {"title": named, "automargin": True, "zeroline": False, "ticks": "outside", "ticklen": 4}
 
 
-def _layout(x: str, y: str, height: int, margin: dict[str, int]) -> Figure:
+def layout(x: str, y: str, height: int, margin: dict[str, int]) -> Figure:
+    """A plain frame with these axis titles; colours of the theme are the page's script's."""
     return {
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",

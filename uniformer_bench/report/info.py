@@ -11,12 +11,24 @@ from uniformer_bench.runs import Record, choice_text, known
 
 COUNTED = ("complete", "pruned", "infeasible", "oom", "diverged", "timeout", "crashed")
 BESIDE = ("refused", "repeated", "interrupted")
+RUN_STEP = 10**9  # between the numbers of two runs on one page
 
 Interval = tuple[float, float]
 
 
+class Rung(NamedTuple):
+    """Where a short run was looked at: accuracy after so many epochs, and the seconds that it took to get there."""
+
+    epochs: float
+    accuracy: float | None
+    seconds: float | None
+
+
 class Trial(NamedTuple):
-    """One trial: `values` by metric key, `intervals` where measured, `params` as cells, `seconds` by phase."""
+    """One trial: `values` by metric key, `intervals` where measured, `params` as cells, `seconds` by phase.
+
+    `stage_ms` are the stages' latencies where they were recorded, `run` the letter of its run on a page of several.
+    """
 
     number: int
     state: str = "complete"
@@ -31,6 +43,14 @@ class Trial(NamedTuple):
     seconds: dict[str, float] = {}  # noqa: RUF012
     finished_s: float | None = None
     spec: dict[str, Any] | None = None
+    rungs: tuple[Rung, ...] = ()
+    stage_ms: tuple[float, ...] = ()
+    run: str = ""
+
+    @property
+    def label(self) -> str:
+        """Its number as a person says it, with its run's letter on a page of several."""
+        return f"{self.run}{self.number % RUN_STEP}"
 
     def has(self, *keys: str) -> bool:
         """Whether every one of these metrics is known."""
@@ -87,7 +107,24 @@ def _trial(record: Record) -> Trial:
         seconds={k: v for k, raw in (record.get("seconds") or {}).items() if (v := known(raw)) is not None},
         finished_s=known(record.get("finished_s")),
         spec=spec,
+        rungs=_rungs(record.get("rungs")),
+        stage_ms=_stage_ms(record.get("stages")),
+        run=str(record.get("run") or ""),
     )
+
+
+def _rungs(raw: object) -> tuple[Rung, ...]:
+    """The record's `rungs`, by epochs; what has no epochs is left out."""
+    rows = [row for row in raw if isinstance(row, dict)] if isinstance(raw, list) else []
+    found = [(known(row.get("epochs")), known(row.get("accuracy")), known(row.get("seconds"))) for row in rows]
+    return tuple(sorted((Rung(e, a, s) for e, a, s in found if e is not None), key=lambda rung: rung.epochs))
+
+
+def _stage_ms(raw: object) -> tuple[float, ...]:
+    """The record's `stages`, as a profile has them; none where one stage's time is not known."""
+    rows = raw if isinstance(raw, list) else []
+    found = [known(row.get("latency_ms")) if isinstance(row, dict) else None for row in rows]
+    return tuple(ms for ms in found if ms is not None) if None not in found else ()
 
 
 def _intervals(raw: dict[str, Any]) -> dict[str, Interval]:
@@ -146,6 +183,29 @@ def phases(trials: Iterable[Trial]) -> tuple[tuple[str, float], ...]:
         for phase, seconds in trial.seconds.items():
             total[phase] = total.get(phase, 0.0) + seconds
     return tuple(total.items())
+
+
+class RungRow(NamedTuple):
+    """A rung: how many trials reached it and were stopped there, their best accuracy, and the seconds it took."""
+
+    epochs: float
+    reached: int
+    stopped: int
+    best: float | None
+    seconds: float
+
+
+def rungs(trials: Iterable[Trial]) -> tuple[RungRow, ...]:
+    """Every rung that a trial reached, by epochs. A pruned trial was stopped at its last one."""
+    climbed = [trial for trial in trials if trial.rungs]
+    return tuple(_rung_row(epochs, climbed) for epochs in sorted({r.epochs for t in climbed for r in t.rungs}))
+
+
+def _rung_row(epochs: float, climbed: list[Trial]) -> RungRow:
+    at = [rung for trial in climbed for rung in trial.rungs if rung.epochs == epochs]
+    stopped = sum(t.state == "pruned" and t.rungs[-1].epochs == epochs for t in climbed)
+    best = max((rung.accuracy for rung in at if rung.accuracy is not None), default=None)
+    return RungRow(epochs, len(at), stopped, best, sum(rung.seconds or 0.0 for rung in at))
 
 
 def history(hypervolume: dict[str, Any], trials: Iterable[Trial]) -> History:

@@ -1,5 +1,7 @@
 """Pieces of HTML that several sections of the page are made of."""
 
+from collections.abc import Iterable, Sequence
+
 from uniformer_bench.report.text import escape
 
 
@@ -19,3 +21,25 @@ def copyable(name: str, text: str, is_open: bool = False) -> str:
 def bar(share: float, words: str) -> str:
     """Two cells of a table: words, and a bar of that share of its column."""
     return f'<td>{escape(words)}</td><td class="track"><span style="width:{100 * share:.1f}%"></span></td>'
+
+
+def plot(name: str, heading: str, alternative: str) -> str:
+    """The place of a plot that the page's script draws, with its text alternative, HTML that anyone can read."""
+    words = escape(heading)
+    place = f'<div id="{name}" class="plot" role="img" aria-label="{words}"></div>'
+    return f'<figure><h3 class="minor">{words}</h3>{place}{alternative}</figure>'
+
+
+def as_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A plot's numbers as a folded table; cells are text, the first of a row its heading."""
+    columns = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
+    body = "".join(_table_row(row) for row in rows)
+    return (
+        '<details class="as-table"><summary>As a table</summary><div class="scroll" tabindex="0"><table class="plain">'
+        f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div></details>"
+    )
+
+
+def _table_row(row: Sequence[str]) -> str:
+    first, *rest = (escape(cell) for cell in row)
+    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'

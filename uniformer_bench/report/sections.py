@@ -1,12 +1,14 @@
 """The first part of the page as HTML: header, answer and front. All names pass through `escape`."""
 
 from collections import Counter
+from collections.abc import Iterable, Sequence
 
 from uniformer_bench.metrics import LIMITS, METRICS
-from uniformer_bench.report.contents import Contents, span
+from uniformer_bench.report.answer import Choice
+from uniformer_bench.report.contents import Contents, span, title
 from uniformer_bench.report.figures import axis_title
 from uniformer_bench.report.info import COUNTED, Trial
-from uniformer_bench.report.markup import section
+from uniformer_bench.report.markup import as_table, section
 from uniformer_bench.report.text import duration, escape, plain, plural, shown
 
 NAV = (
@@ -38,10 +40,15 @@ def header(page: Contents) -> str:
     made = str(info.get("created") or "")[:10]
     facts = [done, f"{counts['complete']} complete", space, f"on {device}" if device else "", elapsed, made]
     line = " · ".join(escape(fact) for fact in facts if fact)
-    links = "".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in NAV)
+    return heading("Architecture search", escape(page.name), line, NAV)
+
+
+def heading(kind: str, name: str, line: str, nav: Sequence[tuple[str, str]]) -> str:
+    """The top of a page; `name` and `line` are HTML, `nav` (anchor, words) of its sections."""
+    links = "".join(f'<a href="#{anchor}">{words}</a>' for anchor, words in nav)
     return (
-        f'<a class="skip" href="#answer">Skip to the answer</a>{TEXTURES}\n<header><p class="kind">Architecture search'
-        f'</p><h1>{escape(page.name)}</h1><p class="facts">{line}</p></header>\n'
+        f'<a class="skip" href="#answer">Skip to the answer</a>{TEXTURES}\n<header><p class="kind">{kind}'
+        f'</p><h1>{name}</h1><p class="facts">{line}</p></header>\n'
         f'<nav aria-label="Sections">{links}</nav>\n<main>'
     )
 
@@ -62,10 +69,13 @@ def answer(page: Contents) -> str:
     choice = page.answer.choice
     if choice is None:
         return section("answer", "The answer", _no_answer(page))
-    roles = (("pick", choice.pick), ("cheaper", choice.cheaper), ("better", choice.better))
-    cards = "".join(_card(page, role, trial) for role, trial in roles)
-    rule = f'<p class="note" ><span id="rule">{escape(page.answer.rule)}</span> {constraints(page)}</p>'
-    body = f'{_lede(page)}{rule}{_budget(page)}<div class="cards">{cards}</div>{_baselines(page)}'
+    cheaper = "Faster" if page.answer.axes.cost == "latency" else "Cheaper"
+    better = "More accurate" if page.answer.axes.quality == "accuracy" else "Better"
+    headings = zip(Choice._fields, ("The pick", cheaper, better), choice, strict=True)
+    cards = "".join(card(page, role, words, trial) for role, words, trial in headings)
+    rule = f'<p class="note"><span id="rule">{escape(page.answer.rule)}</span> {constraints(page)}</p>'
+    asked = budget(page.answer.axes.cost, page.answer.ladders)
+    body = f'{_lede(page)}{rule}{asked}<div class="cards">{cards}</div>{_baselines(page)}'
     return section("answer", "The answer", body)
 
 
@@ -103,9 +113,9 @@ def _limit(value: object) -> str:
     return plain(value) if isinstance(value, int | float) else str(value)
 
 
-def _budget(page: Contents) -> str:
-    keys = [page.answer.axes.cost, *(key for key in page.answer.ladders if key != page.answer.axes.cost)]
-    keys = [key for key in keys if key in page.answer.ladders]
+def budget(first: str, ladders: Iterable[str]) -> str:
+    """The form that asks for a budget on one of the metrics in `ladders`."""
+    keys = sorted(ladders, key=lambda key: key != first)
     options = "".join(f'<option value="{key}">{escape(axis_title(key))}</option>' for key in keys)
     return (
         '<form class="budget" id="budget"><span class="ask">With a budget:</span> '
@@ -116,10 +126,8 @@ def _budget(page: Contents) -> str:
     )
 
 
-def _card(page: Contents, role: str, trial: int | None) -> str:
-    cheaper = "Faster" if page.answer.axes.cost == "latency" else "Cheaper"
-    better = "More accurate" if page.answer.axes.quality == "accuracy" else "Better"
-    heading = {"pick": "The pick", "cheaper": cheaper, "better": better}[role]
+def card(page: Contents, role: str, heading: str, trial: int | None, none: str = "No other trial is.") -> str:
+    """A chosen trial, which the page's script exchanges as the budget changes."""
     words = page.options[trial] if trial is not None else {}
     slot = {key: escape(words.get(key, "")) for key in ("name", "pattern", "sentence", "quality", "cost")}
     spans = {key: escape(words.get(f"{key}_span", "")) for key in ("quality", "cost")}
@@ -132,7 +140,7 @@ def _card(page: Contents, role: str, trial: int | None) -> str:
     empty, full = ("", " hidden") if trial is None else (" hidden", "")
     return (
         f'<article class="card {role}" data-role="{role}" data-trial="{"" if trial is None else trial}">'
-        f'<h3>{heading}</h3><p class="none"{empty}>No other trial is.</p><div class="filled"{full}>'
+        f'<h3>{escape(heading)}</h3><p class="none"{empty}>{none}</p><div class="filled"{full}>'
         f'<p class="name"><span data-slot="name">{slot["name"]}</span> <span class="pattern" data-slot="pattern">'
         f'{slot["pattern"]}</span></p><div class="thumb" data-slot="drawing">{words.get("drawing", "")}</div>'
         f'<dl class="figures">{figures}</dl><p class="sentence" data-slot="sentence">{slot["sentence"]}</p>'
@@ -167,28 +175,45 @@ def _cell(trial: Trial, key: str) -> str:
     return f"<td>{escape(value)}{f' <small>{escape(within)}</small>' if within else ''}</td>"
 
 
-def front(page: Contents) -> str:
-    """The scatter plot and its controls."""
+def front(page: Contents, finalists: str = "") -> str:
+    """The scatter plot and its controls, then what measuring its members again gave, as HTML."""
     if "plot-front" not in page.figures:
         return section("front", "The front", '<p class="note">No trial has been measured yet.</p>')
     axes = page.answer.axes
-    choose = _axis_control("x", axes.cost) + _axis_control("y", axes.quality)
+    there = [key for key in METRICS if key in axes or any(trial.has(key) for trial in page.trials)]
+    choose = _axis_control("x", axes.cost, there) + _axis_control("y", axes.quality, there)
     quality, cost = METRICS[axes.quality].label, METRICS[axes.cost].label
     return section(
         "front",
-        "The front",
+        "The fronts" if page.trials[0].run else "The front",
         f'<form class="controls" id="front-axes">{choose}</form><figure><div id="plot-front" class="plot" role="group" '
         f'aria-label="Scatter plot of {escape(quality)} against {escape(cost)}; the table of trials holds the same '
         'numbers."></div><figcaption><span id="front-count"></span> Bars are 95 % intervals. Drag over points to '
         "select trials in the table; double-click to let go; click a point to open its architecture."
-        "</figcaption></figure>",
+        f"</figcaption>{_front_table(page)}</figure>{finalists}",
     )
 
 
-def _axis_control(axis: str, chosen: str) -> str:
+def _front_table(page: Contents) -> str:
+    """The front's members in words, for who cannot see the plot."""
+    axes = page.answer.axes
+    rows = [
+        (title(trial), trial.pattern, *(f"{shown(k, trial.values[k])} {_within(trial, k)}".strip() for k in axes))
+        for trial in sorted((t for t in page.trials if t.front and t.has(*axes)), key=lambda t: t.values[axes.cost])
+    ]
+    heads = ("front member", "pattern", *(METRICS[key].label for key in axes))
+    return as_table(heads, rows) if rows else ""
+
+
+def _within(trial: Trial, key: str) -> str:
+    words = span(trial, key)
+    return f"({words})" if words else ""
+
+
+def _axis_control(axis: str, chosen: str, keys: Sequence[str]) -> str:
     options = "".join(
         f'<option value="{key}"{" selected" if key == chosen else ""}>{escape(axis_title(key))}</option>'
-        for key in METRICS
+        for key in keys
     )
     return (
         f'<span class="pair"><label>{axis} <select id="front-{axis}">{options}</select></label> '

@@ -17,6 +17,7 @@ function fillCard(card, number) {
 
 function showChoice(choice) {
   for (const card of all(".card")) fillCard(card, choice[card.dataset.role]);
+  if (!byId("lede")) return; // a page of several runs
   const words = DATA.options[choice.pick];
   view.pick = choice.pick;
   fillSlots(byId("lede"), { ...words, sentence: words.sentence[0].toLowerCase() + words.sentence.slice(1) });
@@ -25,8 +26,7 @@ function showChoice(choice) {
 function choiceWithin(key, limit) {
   const steps = DATA.ladders[key].filter((step) => step[0] <= limit * (1 + 1e-9));
   if (!steps.length) return null;
-  const [, pick, cheaper, better] = steps[steps.length - 1];
-  return { pick, cheaper, better };
+  return Object.fromEntries(DATA.cards.map((name, i) => [name, steps[steps.length - 1][i + 1]]));
 }
 
 // The slider runs from the least to the most that any finished trial needs, by equal ratios.
@@ -40,7 +40,7 @@ function applyBudget() {
   const says = byId("budget-says");
   if (typed === "" || !Number.isFinite(Number(typed))) {
     says.textContent = "";
-    byId("rule").hidden = false;
+    if (byId("rule")) byId("rule").hidden = false;
     byId("answer").classList.remove("nothing");
     return showChoice(DATA.choice);
   }
@@ -48,7 +48,7 @@ function applyBudget() {
   const least = DATA.ladders[key][0][0] * scale;
   says.textContent = choice ? `the best in ${METRICS[DATA.axes.quality].label} with ${label} at most ${typed} ${unit}`
     : `nothing fits: the least is ${figure(least)} ${unit}`;
-  byId("rule").hidden = true;
+  if (byId("rule")) byId("rule").hidden = true;
   byId("answer").classList.toggle("nothing", choice === null);
   if (choice) showChoice(choice);
 }

@@ -6,10 +6,19 @@ const MISSING = "–";
 const byId = (id) => document.getElementById(id);
 const all = (selector, root = document) => Array.from(root.querySelectorAll(selector));
 
-// The data block is JSON, compressed and in base64.
+// Blocks are compressed and in base64: the data as JSON, and the plotting library, which the page's policy
+// allows by the hash of its text.
+function unpacked(id) {
+  const packed = Uint8Array.from(atob(byId(id).textContent), (sign) => sign.charCodeAt(0));
+  return new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip")));
+}
+
+async function loadLibrary() {
+  document.head.append(element("script", await unpacked("library").text()));
+}
+
 async function unpack() {
-  const packed = Uint8Array.from(atob(byId("data").textContent), (sign) => sign.charCodeAt(0));
-  DATA = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"))).json();
+  DATA = await unpacked("data").json();
   METRICS = DATA.metrics;
   column = Object.fromEntries(DATA.columns.map((name, i) => [name, i]));
   TRIALS = DATA.rows.map(readTrial);
@@ -18,9 +27,8 @@ async function unpack() {
 }
 
 function readTrial(row, i) {
-  const [pattern, front, finished] = DATA.extra[i];
-  const number = row[column.number], state = row[column.state], baseline = row[column.baseline];
-  return { number, state, baseline, pattern, front: front === 1, finished, row };
+  const [number, label, pattern, front] = DATA.extra[i];
+  return { number, label, run: label.replace(/\d+$/, ""), state: row[column.state], baseline: row[column.baseline], pattern, front: front === 1, row };
 }
 
 // A metric's value in the page's unit, or null.
@@ -51,7 +59,7 @@ function shown(trial, key) {
 
 const axisTitle = (key) => `${METRICS[key].label} (${METRICS[key].unit})`;
 const escapeText = (text) => String(text).replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-const trialTitle = (trial) => (trial.baseline ? `${trial.baseline} (trial ${trial.number})` : `Trial ${trial.number}`);
+const trialTitle = (trial) => (trial.baseline ? `${trial.baseline} (trial ${trial.label})` : `Trial ${trial.label}`);
 
 function element(name, text, attributes = {}) {
   const made = document.createElement(name);
@@ -60,7 +68,7 @@ function element(name, text, attributes = {}) {
   return made;
 }
 
-// What is in view: the trials drawn over in the plot (null: no selection), and the pick.
+// What is in view: the trials drawn over in the front's plot (null: no selection), and the pick.
 const view = { selected: null, pick: null };
 
 async function copy(text) {

@@ -63,9 +63,9 @@ function stageLines(trial) {
   return Array.from(stages, ([stage, parts]) => `${stage}: ${parts.join(", ")}`);
 }
 
-function frontLine(x, y) {
+function frontLine(x, y, run) {
   const sign = (key) => (METRICS[key].direction === "maximize" ? 1 : -1);
-  const done = TRIALS.filter((t) => t.state === "complete" && value(t, x) !== null && value(t, y) !== null);
+  const done = TRIALS.filter((t) => t.run === run && t.state === "complete" && value(t, x) !== null && value(t, y) !== null);
   done.sort((a, b) => sign(x) * (value(b, x) - value(a, x)) || sign(y) * (value(b, y) - value(a, y)));
   let best = -Infinity;
   const kept = done.filter((t) => sign(y) * value(t, y) > best && ((best = sign(y) * value(t, y)), true));
@@ -73,15 +73,21 @@ function frontLine(x, y) {
   return { x: kept.map((t) => value(t, x)), y: kept.map((t) => value(t, y)), shape: sign(x) > 0 ? "vh" : "hv" };
 }
 
+// Names stand towards the middle, so that none is cut off at the plot's edge.
+function sides(trials, key) {
+  const values = TRIALS.map((t) => value(t, key)).filter((v) => v !== null), low = Math.min(...values), high = Math.max(...values);
+  return trials.map((t) => (value(t, key) - low > 0.7 * (high - low) ? "bottom left" : "bottom right"));
+}
+
 function frontTrace(trace, { x, y }, visible) {
-  if (trace.meta === "line") {
-    const line = frontLine(x, y);
+  if (trace.mode === "lines") {
+    const line = frontLine(x, y, trace.legendgroup || "");
     return { ...trace, x: line.x, y: line.y, line: { ...trace.line, shape: line.shape } };
   }
   const numbers = trace.meta === "pick" ? [view.pick] : trace.customdata, trials = numbers.map((n) => BY_NUMBER.get(n));
   const bars = trace.error_x && { error_x: errorBars(trace, "error_x", x), error_y: errorBars(trace, "error_y", y) };
   const chosen = visible && { selectedpoints: trials.flatMap((t, i) => (visible.has(t.number) ? [i] : [])) };
-  return { ...trace, customdata: numbers, x: trials.map((t) => value(t, x)), y: trials.map((t) => value(t, y)), ...bars, ...chosen,
+  return { ...trace, customdata: numbers, x: trials.map((t) => value(t, x)), y: trials.map((t) => value(t, y)), ...bars, ...chosen, ...(trace.text && { textposition: sides(trials, x) }),
     hovertext: trials.map((t) => hoverCached(t, [x, y])), unselected: { marker: { opacity: 0.15 }, textfont: { color: "rgba(0,0,0,0)" } } };
 }
 
@@ -133,6 +139,18 @@ function fitted(id, layout) {
 
 function drawAll() {
   Object.keys(DATA.figures).forEach(drawPlot);
+  drawParallel();
+}
+
+// A click on a cell of a heat map leaves its pattern's trials.
+function startHeatMaps() {
+  for (const plot of all('[id^="plot-pattern-"]')) {
+    plot.on("plotly_click", ({ points: [cell] }) => {
+      const words = byId("trial-search"), pattern = cell.y + cell.x;
+      words.value = words.value === pattern ? "" : pattern;
+      refilter();
+    });
+  }
 }
 
 function startFront() {

@@ -15,8 +15,11 @@ async function start() {
   startPanes();
   startViewer();
   startTable();
+  startParallel();
+  await loadLibrary();
   drawAll();
   startFront();
+  startHeatMaps();
   startTheme();
   followSections();
   document.documentElement.dataset.ready = "true";

@@ -5,7 +5,7 @@ const sorting = { key: "number", down: false, everything: false };
 function tableColumns() {
   const metrics = Object.keys(METRICS).filter((key) => TRIALS.some((t) => value(t, key) !== null));
   const made = [
-    { key: "number", title: "trial", text: false, of: (t) => t.number },
+    { key: "number", title: "trial", text: false, of: (t) => t.number, show: (n) => BY_NUMBER.get(n).label },
     { key: "state", title: "state", text: true, of: (t) => t.state },
     { key: "pattern", title: "pattern", text: true, of: (t) => t.pattern || null },
     { key: "baseline", title: "baseline", text: true, of: (t) => t.baseline },
@@ -27,6 +27,7 @@ function inOrder(a, b) {
 function matches(trial, state, words) {
   if (state === "front" ? !trial.front : state && trial.state !== state) return false;
   if (view.selected && !view.selected.has(trial.number)) return false;
+  if (!inRanges(trial)) return false;
   trial.text ??= [trial.pattern, ...trial.row.map((cell) => (cell === null ? "" : cell))].join(" ").toLowerCase();
   return words.every((word) => trial.text.includes(word));
 }
@@ -37,7 +38,7 @@ function visibleTrials() {
 }
 
 function filtersOn() {
-  return view.selected !== null || byId("trial-search").value.trim() !== "" || byId("trial-state").value !== "";
+  return view.selected !== null || ranges.size > 0 || byId("trial-search").value.trim() !== "" || byId("trial-state").value !== "";
 }
 
 function headerCell(given) {
@@ -57,7 +58,7 @@ function bodyCell(trial, given) {
   const got = given.of(trial);
   if (given.key === "number") {
     const cell = element("td");
-    cell.append(element("button", got, { type: "button", class: "link", "data-open": got }));
+    cell.append(element("button", trial.label, { type: "button", class: "link", "data-open": got }));
     return cell;
   }
   const text = got === null ? MISSING : given.show ? given.show(got) : String(got);
@@ -85,10 +86,28 @@ function drawTable() {
 }
 
 function tellCount(found, listed) {
-  byId("trial-count").textContent = `${found} of ${TRIALS.length} trials${view.selected ? ", of those selected in the plot" : ""}. Front members are bold.`;
+  byId("trial-count").textContent = `${found} of ${TRIALS.length} trials${selectionWords()}. Front members are bold.`;
   byId("trial-more").hidden = listed === found;
   byId("trial-more").textContent = `Show all ${found} rows`;
-  byId("trial-clear").hidden = !view.selected;
+  byId("trial-clear").hidden = !view.selected && !ranges.size;
+}
+
+function selectionWords() {
+  const made = [...(view.selected ? ["the front’s plot"] : []), ...(ranges.size ? ["the parallel coordinates"] : [])];
+  return made.length ? `, of those selected in ${made.join(" and ")}` : "";
+}
+
+// Every filter acts on the table, the parallel coordinates and, a moment later, the front.
+function refilter() {
+  drawTable();
+  drawParallel();
+  redrawSoon();
+}
+
+function clearSelections() {
+  view.selected = null;
+  clearRanges();
+  refilter();
 }
 
 // As trials.csv: text that a spreadsheet would run as a formula is quoted by '.
@@ -110,13 +129,14 @@ function jsonText() {
 function select(numbers) {
   view.selected = numbers && numbers.length ? new Set(numbers) : null;
   drawTable();
+  drawParallel();
 }
 
 function startTable() {
-  for (const id of ["trial-search", "trial-state"]) byId(id).addEventListener("input", () => { drawTable(); redrawSoon(); });
+  for (const id of ["trial-search", "trial-state"]) byId(id).addEventListener("input", refilter);
   byId("trial-params").addEventListener("input", drawTable);
   byId("trial-filters").addEventListener("submit", (event) => event.preventDefault());
-  byId("trial-clear").addEventListener("click", () => { select(null); redrawFront(); });
+  byId("trial-clear").addEventListener("click", clearSelections);
   byId("trial-more").addEventListener("click", () => { sorting.everything = true; drawTable(); });
   byId("save-csv").addEventListener("click", () => save(`${DATA.name}-trials.csv`, csvText(), "text/csv"));
   byId("save-json").addEventListener("click", () => save(`${DATA.name}-trials.json`, jsonText(), "application/json"));
