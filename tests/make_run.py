@@ -207,3 +207,37 @@ def _info(records: list[dict[str, Any]], asked: int) -> dict[str, Any]:
         "trials_asked": asked,
         "notes": ["Energy was not measured: this device reports no power."],
     }
+
+
+def with_evidence(run: Run) -> Run:
+    """The run with what a fuller search records: rungs, stages' latencies, finalists and a fidelity card."""
+    records = [_with_rungs(record) for record in run.trials]
+    front = [record for record in records if record["front"]][:3]
+    finalists = [
+        {
+            "trial": record["number"],
+            "latency_ms": {"median": record["metrics"]["latency"], "ci95": record["intervals"]["latency"], "n": 40},
+            "accuracy": [record["metrics"]["accuracy"] - 0.01, record["metrics"]["accuracy"] + 0.01],
+            "repeats": 2,
+            "on_front": 0.9,
+        }
+        for record in front
+    ]
+    points = [{"trial": n, "short": 0.5 + n / 100, "long": 0.6 + n / 90} for n in range(12)]
+    fidelity = {
+        "tau": 0.71, "ci95": [0.52, 0.84], "n": 24, "longer": 8, "points": points,
+        "bands": [{"name": "cheapest third", "tau": -0.05, "ci95": [-0.4, 0.3], "n": 8}],
+        "straw_men": {"params": {"tau": 0.31, "ci95": [0.02, 0.55]}},
+        "warnings": ["within the cheapest third the interval holds 0"],
+    }  # fmt: skip
+    return Run({**run.info, "finalists": finalists, "fidelity": fidelity}, records)
+
+
+def _with_rungs(record: dict[str, Any]) -> dict[str, Any]:
+    accuracy, number = record["metrics"].get("accuracy"), record["number"]
+    if accuracy is None:
+        return record
+    epochs = [0.5, 1.0] if record["state"] == "pruned" else [0.5, 1.0, 4.0]
+    rungs = [{"epochs": e, "accuracy": accuracy * (0.6 + e / 10), "seconds": e / 2} for e in epochs]
+    stages = [{"name": f"stage{i}", "latency_ms": 0.1 * (1 + (number + i) % 3)} for i in range(1, 5)]
+    return {**record, "rungs": rungs, "stages": stages}

@@ -56,7 +56,8 @@ function applyBudget() {
 function slideBudget() {
   const [low, high] = budgetEnds(byId("budget-metric").value), share = byId("budget-range").value / 1000;
   const limit = low * Math.pow(high / low, share);
-  byId("budget-limit").value = Number((limit * 1.0005).toPrecision(3));
+  const digit = Math.pow(10, Math.floor(Math.log10(limit)) - 2); // three digits, rounded up: what is there must fit
+  byId("budget-limit").value = Number((Math.ceil(limit / digit - 1e-9) * digit).toPrecision(3));
   applyBudget();
 }
 

@@ -91,12 +91,14 @@ function frontTrace(trace, { x, y }, visible) {
     hovertext: trials.map((t) => hoverCached(t, [x, y])), unselected: { marker: { opacity: 0.15 }, textfont: { color: "rgba(0,0,0,0)" } } };
 }
 
+let drawings = 0;
 function frontFigure() {
   const axes = axesChosen(), { data, layout } = DATA.figures["plot-front"];
   const axis = (given, key, log) => ({ ...given, title: { ...given.title, text: axisTitle(key) }, type: log ? "log" : "linear" });
   const shown = { ...layout, xaxis: axis(layout.xaxis, axes.x, axes.xLog), yaxis: axis(layout.yaxis, axes.y, axes.yLog) };
   const visible = filtersOn() ? new Set(visibleTrials().map((trial) => trial.number)) : null;
-  const held = { uirevision: JSON.stringify(axes), ...(view.selected ? {} : { selections: [] }) };
+  // the zoom stays while the axes do; points are chosen anew, or plotly would hold on to its last selection
+  const held = { uirevision: JSON.stringify(axes), selectionrevision: ++drawings, selections: (view.selected && byId("plot-front").layout?.selections) || [] };
   return { data: data.map((trace) => themedTrace(frontTrace(trace, axes, visible))), layout: { ...themedLayout(shown), ...held } };
 }
 
