@@ -33,7 +33,7 @@ ROLES = {
     "infeasible": ("infeasible", "triangle-down-open", 8, "#a8481a"),
     "failed": ("failed", "square-open", 7, "#a8481a"),
     "front": ("front", "circle", 10, "#0072b2"),
-    "baseline": ("baseline", "diamond", 12, "#c24e00"),
+    "baseline": ("baseline", "diamond", 12, "#b84a00"),
     "pick": ("the pick", "circle-open", 20, "#0072b2"),
 }
 FRONT, BASELINE = ROLES["front"][3], ROLES["baseline"][3]

@@ -20,6 +20,7 @@ OPTION = re.compile(rf"(--(?:{OPTIONS})(?:=|\s+))('[^']*'|\"[^\"]*\"|\S+)")
 PATHS = (
     re.compile(r"\b[\w+.-]+://\S+"),  # a URL, which may name a host, a user and a password
     re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)*"),  # user@host
+    re.compile(r"[\w.-]+:/[^\s'\",;)]*"),  # host:/share, C:/clips
     re.compile(r"(?<![\w<])(?:[A-Za-z]:)?\\[^\s'\",;]+"),  # C:\clips, \\host\share
     re.compile(r"(?<![\w/])(?:~|\.{1,2})?/[^\s'\",;:)]+"),  # /clips, ~/clips, ../clips
     re.compile(r"[\w.-]+(?:/[\w.-]+)*/[\w.-]*\.\w{2,5}\b"),  # clips/up/1.mp4

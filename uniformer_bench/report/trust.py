@@ -114,5 +114,6 @@ def cell(key: str, value: object) -> str:
         return f"{number(centre * scale)}{f' ({low_high[0]} to {low_high[1]})' if len(low_high) == 2 else ''}"
     if isinstance(value, list | tuple):
         return ", ".join(cell(key, each) for each in value)
-    plain_number = known(value)
-    return words(value) if plain_number is None else number(plain_number * scale)
+    if isinstance(value, float) and known(value) is not None:
+        return number(value * scale)
+    return words(value)
