@@ -73,9 +73,8 @@ def main() -> int:
             page, seconds, same = build(trials, Path(folder))
             most_bytes, most_s = LIMITS.get(trials, (float("inf"), float("inf")))
             size = page.stat().st_size
-            print(
-                f"{trials:>6} trials: {size / 1e6:.2f} MB, built in {seconds:.2f} s, {'the same' if same else 'OTHER'} bytes twice"
-            )
+            twice = "the same bytes twice" if same else "OTHER BYTES when built again"
+            print(f"{trials:>6} trials: {size / 1e6:.2f} MB, built in {seconds:.2f} s, {twice}")
             kept &= same and size <= most_bytes and seconds <= most_s
             if not given.no_browser:
                 found = selections_ms(page)

@@ -245,7 +245,7 @@ def test_what_is_selected_in_the_plot_is_what_the_table_lists(page):
     assert 3 < len(inside) < 50
     assert listed(page) == [str(t.number) for t in inside]
     complete = sum(t.state == "complete" for t in inside)
-    assert page.locator("#parallel-count").inner_text().startswith(f"{complete} of ")
+    until(page, f"byId('parallel-count').textContent.startsWith('{complete} of ')")
     page.click("#trial-clear")
     assert len(listed(page)) == 60
 

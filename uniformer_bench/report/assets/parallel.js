@@ -86,7 +86,7 @@ function drawAxis(pen, given, i, { x, y }) {
 
 function drawParallel() {
   if (!byId("plot-parallel")) return;
-  const places = parallelPlaces(), { canvas, width } = places, ratio = Math.max(devicePixelRatio || 1, 2);
+  const places = parallelPlaces(), { canvas, width } = places, ratio = devicePixelRatio || 1;
   canvas.width = width * ratio;
   canvas.height = PARALLEL_HEIGHT * ratio;
   const pen = canvas.getContext("2d"), done = TRIALS.filter((trial) => trial.state === "complete");
@@ -99,6 +99,13 @@ function drawParallel() {
   strokeAll(pen, kept.filter((trial) => trial.front), places, "front", 2, 0.5);
   DATA.parallel.forEach((given, i) => drawAxis(pen, given, i, places));
   byId("parallel-count").textContent = `${kept.length} of ${done.length} complete trials${seen ? " pass every filter of the page" : ""}. The front is drawn thicker.`;
+}
+
+// Thousands of lines take a while to paint: the table answers first.
+let restingLines = 0;
+function drawParallelSoon() {
+  clearTimeout(restingLines);
+  restingLines = setTimeout(drawParallel, 120);
 }
 
 function fieldsOf(i) {

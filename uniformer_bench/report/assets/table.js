@@ -1,5 +1,5 @@
 // The table of trials: numeric sorting with what is missing last, filters, the plot's selection, downloads.
-const FEW_ROWS = 200;
+const FEW_ROWS = 100;
 const sorting = { key: "number", down: false, everything: false };
 
 function tableColumns() {
@@ -28,6 +28,7 @@ function matches(trial, state, words) {
   if (state === "front" ? !trial.front : state && trial.state !== state) return false;
   if (view.selected && !view.selected.has(trial.number)) return false;
   if (!inRanges(trial)) return false;
+  if (!words.length) return true;
   trial.text ??= [trial.pattern, ...trial.row.map((cell) => (cell === null ? "" : cell))].join(" ").toLowerCase();
   return words.every((word) => trial.text.includes(word));
 }
@@ -97,10 +98,10 @@ function selectionWords() {
   return made.length ? `, of those selected in ${made.join(" and ")}` : "";
 }
 
-// Every filter acts on the table, the parallel coordinates and, a moment later, the front.
+// Every filter acts on the table and, when the hand rests, on the parallel coordinates and the front.
 function refilter() {
   drawTable();
-  drawParallel();
+  drawParallelSoon();
   redrawSoon();
 }
 
@@ -129,7 +130,7 @@ function jsonText() {
 function select(numbers) {
   view.selected = numbers && numbers.length ? new Set(numbers) : null;
   drawTable();
-  drawParallel();
+  drawParallelSoon();
 }
 
 function startTable() {
