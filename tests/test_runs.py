@@ -37,7 +37,7 @@ def test_columns_hold_every_parameter_metric_interval_and_phase():
     assert table_columns([DONE, LOST]) == [
         *("number", "state", "reason", "spec_id", "baseline"),
         *("param_stage1.mixer", "param_stage1.kernel", "param_lr"),
-        *("accuracy", "latency_ms", "throughput_clips_per_s", "macs", "flops", "params"),
+        *("accuracy", "latency_ms", "throughput_clips_per_s", "joules_per_clip", "macs", "flops", "params"),
         *("memory_bytes", "training_memory_bytes"),
         *("accuracy_ci_low", "accuracy_ci_high", "latency_ms_ci_low", "latency_ms_ci_high"),
         *("seconds_build", "seconds_train"),
