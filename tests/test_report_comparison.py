@@ -90,6 +90,14 @@ def test_the_axes_are_what_all_runs_asked_for():
     assert compare_runs([first, other]).axes == Axes("accuracy", "latency")
 
 
+def test_the_cost_is_one_that_all_runs_have():
+    counted = run_of({**record(0, 0.6, None), "metrics": {"accuracy": 0.6, "macs": 5}}, objectives=["accuracy", "macs"])
+    both = run_of({**record(0, 0.7, 1.0), "metrics": {"accuracy": 0.7, "latency": 1.0, "params": 1, "macs": 9}})
+    assert compare_runs([both, counted]).axes == Axes("accuracy", "macs")
+    assert compare_runs([both, run_of()]).axes == Axes("accuracy", "latency")
+    assert compare_runs([FIRST, counted]).axes == Axes("accuracy", "latency"), "there is none"
+
+
 @pytest.mark.parametrize("count", [1, 7])
 def test_a_page_compares_two_to_six_runs(count):
     with pytest.raises(UbenchError, match=f"a page compares 2 to 6 runs, got {count}"):

@@ -21,7 +21,7 @@ from uniformer_bench.report.info import (
     history,
     read_trials,
 )
-from uniformer_bench.runs import Record, Run
+from uniformer_bench.runs import Record, Run, known
 
 LETTERS = "ABCDEF"
 FACTS = "space_name objectives constraints sampler seed version input protocol recipe data environment trials_asked"
@@ -74,15 +74,25 @@ def compare_runs(runs: Sequence[Run]) -> Comparison:
     """The comparison of two runs or more. Raises UbenchError outside 2 to 6 runs."""
     if not 2 <= len(runs) <= len(LETTERS):
         raise UbenchError(f"a page compares 2 to {len(LETTERS)} runs, got {len(runs)}")
-    axes = choose_axes(_common([run.info.get("objectives") or () for run in runs]))
+    axes = common_axes(runs)
     sides = tuple(_side(letter, i, run, axes) for i, (letter, run) in enumerate(zip(LETTERS, runs, strict=False)))
     found = differences([run.info for run in runs])
     cautions = (*_cautions(found, axes), *_volume_caution(runs))
     return Comparison(axes, sides, _lede(sides, axes), _budgets(sides), found, cautions, _unbeaten(sides, axes))
 
 
-def _common(objectives: Sequence[Sequence[str]]) -> list[str]:
-    return [key for key in objectives[0] if all(key in each for each in objectives)]
+def common_axes(runs: Sequence[Run]) -> Axes:
+    """What all runs asked for; for a cost that a run has no number of, the first one asked for that all have."""
+    objectives = [run.info.get("objectives") or () for run in runs]
+    axes = choose_axes([key for key in objectives[0] if all(key in each for each in objectives)])
+    filled = [run for run in runs if run.trials]
+    wanted = (axes.cost, *(key for each in objectives for key in each), *METRICS)
+    costs = (key for key in wanted if key in METRICS and METRICS[key].direction == "minimize")
+    return axes._replace(cost=next((key for key in costs if all(_has(run, key) for run in filled)), axes.cost))
+
+
+def _has(run: Run, key: str) -> bool:
+    return any(known((record.get("metrics") or {}).get(key)) is not None for record in run.trials)
 
 
 def _side(letter: str, i: int, run: Run, axes: Axes) -> Side:
