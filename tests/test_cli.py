@@ -8,6 +8,7 @@ import sys
 import pytest
 
 import uniformer_bench
+from tests.make_run import make_run, save_run
 from uniformer_bench.variants import VARIANTS
 
 
@@ -296,3 +297,13 @@ def test_a_profile_takes_a_checkpoint_and_refuses_another_architectures(tmp_path
     assert refused.returncode == 1
     assert "the weights must be those of" in refused.stderr
     assert refused.stderr.count("\n") == 1
+
+
+def test_a_report_takes_several_runs_and_redacts(tmp_path):
+    runs = [str(save_run(make_run(4, seed=i), tmp_path / name)) for i, name in enumerate(("x", "y"))]
+    done = ubench("report", *runs, "--redact", "--json", "--reports", "pages", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    document = json.loads(done.stdout)
+    assert (document["run"], document["runs"]) == (runs[0], runs)
+    assert (tmp_path / document["report"]).name == "x_and_y-redacted.html"
+    assert (tmp_path / document["report"]).is_file()
