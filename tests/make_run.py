@@ -238,6 +238,6 @@ def _with_rungs(record: dict[str, Any]) -> dict[str, Any]:
     if accuracy is None:
         return record
     epochs = [0.5, 1.0] if record["state"] == "pruned" else [0.5, 1.0, 4.0]
-    rungs = [{"epochs": e, "accuracy": accuracy * (0.6 + e / 10), "seconds": e / 2} for e in epochs]
+    rungs = [{"epochs": e, "loss": 2.5 - accuracy * (0.6 + e / 10), "seconds": e / 2} for e in epochs]
     stages = [{"name": f"stage{i}", "latency_ms": 0.1 * (1 + (number + i) % 3)} for i in range(1, 5)]
     return {**record, "rungs": rungs, "stages": stages}

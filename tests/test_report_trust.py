@@ -21,7 +21,7 @@ AXES = Axes("accuracy", "latency")
 
 
 def test_a_record_has_rungs_in_order_and_stages_only_where_all_are_known():
-    rows = [{"epochs": 2, "accuracy": 0.5, "seconds": 3}, {"epochs": 1}, {"accuracy": 0.1}, "x"]
+    rows = [{"epochs": 2, "loss": 0.5, "seconds": 3}, {"epochs": 1}, {"loss": 0.1}, "x"]
     stages = [{"name": "stage1", "latency_ms": 1.5}, {"name": "stage2", "latency_ms": 0.5}]
     (trial,) = read_trials([{"number": 0, "rungs": rows, "stages": stages}])
     assert trial.rungs == (Rung(1, None, None), Rung(2, 0.5, 3))
@@ -39,14 +39,14 @@ CLIMBED = (
 
 
 def test_what_each_rung_stopped():
-    assert rungs(CLIMBED) == (RungRow(1, 3, 1, 0.5, 6.0), RungRow(4, 2, 1, 0.6, 5.0))
+    assert rungs(CLIMBED) == (RungRow(1, 3, 1, 0.3, 6.0), RungRow(4, 2, 1, 0.6, 5.0))
     assert rungs([Trial(0)]) == ()
 
 
 def test_curves_have_a_gap_after_each_trial():
     stopped, others = rungs_figure(CLIMBED)["data"]
-    assert (stopped["name"], stopped["x"], stopped["y"]) == ("stopped", [1, None, 1, None], [30, None, 50, None])
-    assert (others["name"], others["x"], others["y"]) == ("went on", [1, 4, None], [40, 60, None])
+    assert (stopped["name"], stopped["x"], stopped["y"]) == ("stopped", [1, None, 1, None], [0.3, None, 0.5, None])
+    assert (others["name"], others["x"], others["y"]) == ("went on", [1, 4, None], [0.4, 0.6, None])
     go.Figure(rungs_figure(CLIMBED))
 
 

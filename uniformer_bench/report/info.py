@@ -17,10 +17,10 @@ Interval = tuple[float, float]
 
 
 class Rung(NamedTuple):
-    """Where a short run was looked at: accuracy after so many epochs, and the seconds that it took to get there."""
+    """Where a short run was looked at: the training loss after so many epochs, and the seconds since the last rung."""
 
     epochs: float
-    accuracy: float | None
+    loss: float | None
     seconds: float | None
 
 
@@ -116,7 +116,7 @@ def _trial(record: Record) -> Trial:
 def _rungs(raw: object) -> tuple[Rung, ...]:
     """The record's `rungs`, by epochs; what has no epochs is left out."""
     rows = [row for row in raw if isinstance(row, dict)] if isinstance(raw, list) else []
-    found = [(known(row.get("epochs")), known(row.get("accuracy")), known(row.get("seconds"))) for row in rows]
+    found = [(known(row.get("epochs")), known(row.get("loss")), known(row.get("seconds"))) for row in rows]
     return tuple(sorted((Rung(e, a, s) for e, a, s in found if e is not None), key=lambda rung: rung.epochs))
 
 
@@ -186,7 +186,7 @@ def phases(trials: Iterable[Trial]) -> tuple[tuple[str, float], ...]:
 
 
 class RungRow(NamedTuple):
-    """A rung: how many trials reached it and were stopped there, their best accuracy, and the seconds it took."""
+    """A rung: how many trials reached it and were stopped there, their least loss, and the seconds it took."""
 
     epochs: float
     reached: int
@@ -204,7 +204,7 @@ def rungs(trials: Iterable[Trial]) -> tuple[RungRow, ...]:
 def _rung_row(epochs: float, climbed: list[Trial]) -> RungRow:
     at = [rung for trial in climbed for rung in trial.rungs if rung.epochs == epochs]
     stopped = sum(t.state == "pruned" and t.rungs[-1].epochs == epochs for t in climbed)
-    best = max((rung.accuracy for rung in at if rung.accuracy is not None), default=None)
+    best = min((rung.loss for rung in at if rung.loss is not None), default=None)
     return RungRow(epochs, len(at), stopped, best, sum(rung.seconds or 0.0 for rung in at))
 
 

@@ -44,12 +44,12 @@ def _level(level: float, places: Sequence[float]) -> Figure:
 
 
 def rungs_figure(trials: Sequence[Trial]) -> Figure:
-    """Accuracy over epochs, a line a trial: those that were stopped, and those that went on to the end."""
-    climbed = [trial for trial in trials if any(rung.accuracy is not None for rung in trial.rungs)]
+    """Training loss over epochs, a line a trial: those that were stopped, and those that went on to the end."""
+    climbed = [trial for trial in trials if any(rung.loss is not None for rung in trial.rungs)]
     stopped = [trial for trial in climbed if trial.state == "pruned"]
     others = [trial for trial in climbed if trial.state != "pruned"]
     traces = [_curves("pruned", "stopped", stopped), _curves("front", "went on", others)]
-    frame = layout("epochs", "validation accuracy (%)", 280, MARGIN)
+    frame = layout("epochs", "training loss", 280, MARGIN)
     return {"data": [trace for trace in traces if trace["x"]], "layout": {**frame, "legend": ABOVE}}
 
 
@@ -57,7 +57,7 @@ def _curves(role: str, name: str, trials: Sequence[Trial]) -> Figure:
     """Lines of many trials in one trace, a gap after each."""
     rows: list[tuple[float | None, float | None, int]] = []
     for trial in trials:
-        rows += [(r.epochs, r.accuracy * 100, trial.number) for r in trial.rungs if r.accuracy is not None]
+        rows += [(r.epochs, r.loss, trial.number) for r in trial.rungs if r.loss is not None]
         rows.append((None, None, trial.number))
     _, symbol, _, colour = ROLES[role]
     return {
@@ -72,7 +72,7 @@ def _curves(role: str, name: str, trials: Sequence[Trial]) -> Figure:
         "opacity": 0.6,
         "line": {"width": 1, "color": colour},
         "marker": {"symbol": symbol, "size": 5, "color": colour, "line": {"width": 1, "color": colour}},
-        "hovertemplate": "trial %{customdata}: %{y:.1f} % after %{x:.3~g} epochs<extra></extra>",
+        "hovertemplate": "trial %{customdata}: %{y:.3f} after %{x:.3~g} epochs<extra></extra>",
     }
 
 

@@ -26,14 +26,14 @@ def stopped_early(page: Contents) -> str:
     found = rungs(page.trials)
     if not found:
         return ""
-    heads = ("epochs", "reached it", "stopped here", "share stopped", "best accuracy", "time")
+    heads = ("epochs", "reached it", "stopped here", "share stopped", "least loss", "time")
     rows = "".join(_row((f"{row.epochs:g}", *_rung(row))) for row in found)
-    curves = plot("plot-rungs", "Accuracy by rung", "") if "plot-rungs" in page.figures else ""
+    curves = plot("plot-rungs", "Training loss by rung", "") if "plot-rungs" in page.figures else ""
     return f"<h3>What each rung stopped</h3>{_table(heads, rows)}{curves}"
 
 
 def _rung(row: RungRow) -> tuple[str, ...]:
-    best = shown("accuracy", row.best) if row.best is not None else MISSING
+    best = f"{row.best:.3f}" if row.best is not None else MISSING
     return str(row.reached), str(row.stopped), percent(row.stopped / row.reached), best, duration(row.seconds)
 
 

@@ -60,7 +60,8 @@ class Task(NamedTuple):
 class Result(NamedTuple):
     """What a trial came to: `state` complete, paused, infeasible, diverged or oom, with the reason where not complete.
 
-    `rungs` are those it has passed: share of the run, epochs, training loss (of the last tenth), seconds of training.
+    `rungs` are those it has passed: share of the run, epochs, training loss (of the last tenth), and the seconds of
+    training since the last.
     """
 
     state: str
@@ -231,16 +232,14 @@ def _advanced(task: Task, model: UniFormer, clips: Clips, turns: Turns, found: R
     for share in sorted({*(share for share in task.rungs if share < task.until), task.until}):
         step = max(1, round(share * run.steps))
         if run.step < step:
+            before_s = run.seconds
             run.advance(step, turns.offer)
             if share in task.rungs and not run.diverged:
-                found.rungs.append(_rung(share, run, task.recipe))
+                seen = {"share": share, "epochs": share * task.recipe.epochs, "loss": run.recent_loss()}
+                found.rungs.append(seen | {"seconds": run.seconds - before_s})
     if task.until < 1 and task.paused is not None:
         _save(run, task.paused)
     return run
-
-
-def _rung(share: float, run: ShortRun, recipe: Recipe) -> dict[str, float]:
-    return {"share": share, "epochs": share * recipe.epochs, "loss": run.recent_loss(), "seconds": run.seconds}
 
 
 def _save(run: ShortRun, path: Path) -> None:
