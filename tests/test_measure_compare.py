@@ -432,7 +432,7 @@ def test_checkpoints_are_read_for_the_subject_that_names_one(weights, tmp_path):
     spec.write_text(to_json(donor.spec.to_dict()))
     same, other = (make_ready(parse_subject(f"{spec}@checkpoint={path}"), AT, n, seed=0) for n in (7, 5))
     with torch.inference_mode():
-        assert torch.equal(same.fresh()(), donor(clips_like(donor.spec, 1, 8, (32, 32), 0)))
+        assert torch.equal(same.fresh()(), for_inference(donor)(clips_like(donor.spec, 1, 8, (32, 32), 0)))
     assert same.notes[0] == "the weights are those under 'model'"
     assert "the head for 7 classes is left out: that for 5 stays as it was" in other.notes
 
@@ -446,7 +446,7 @@ def test_weights_alone_are_a_subject_of_their_own_architecture(weights):
     assert usual_input(subject) == Input(16, (224, 224), 7)
     ready = make_ready(subject, AT, 7, seed=0)
     with torch.inference_mode():
-        assert torch.equal(ready.fresh()(), donor(clips_like(donor.spec, 1, 8, (32, 32), 0)))
+        assert torch.equal(ready.fresh()(), for_inference(donor)(clips_like(donor.spec, 1, 8, (32, 32), 0)))
     assert len(ready.notes) == len(set(ready.notes)) == 3  # container, strides, head_dim; said once each
 
 

@@ -16,6 +16,7 @@ from uniformer_bench.measure.profile import Weights, profile, profile_table
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.measure.roofline import Ceilings
 from uniformer_bench.model import build
+from uniformer_bench.model.inference import for_inference
 from uniformer_bench.model.weights import load_weights
 from uniformer_bench.variants import variant
 
@@ -144,7 +145,7 @@ def test_flat_weights_are_inflated_as_asked(tmp_path, monkeypatch):
     deep = build(SPEC, 10).eval()
     load_weights(deep, weights, inflate="centre")
     with torch.inference_mode():
-        assert torch.equal(loaded[0](), deep(clips_like(SPEC, 1, 8, (32, 32))))
+        assert torch.equal(loaded[0](), for_inference(deep)(clips_like(SPEC, 1, 8, (32, 32))))
 
 
 def test_what_was_not_asked_for_is_unknown_and_not_shown(document):

@@ -28,6 +28,7 @@ from uniformer_bench.measure.roofline import Ceilings, bound, ceilings, verdict
 from uniformer_bench.model import UniFormer, build, clips_like
 from uniformer_bench.model.checkpoints import load_checkpoint
 from uniformer_bench.model.compiled import compile_model
+from uniformer_bench.model.inference import for_inference
 from uniformer_bench.spec import ArchSpec
 
 SCHEMA_VERSION = 1
@@ -115,7 +116,8 @@ def _measure(
     memory = _memory_first(spec, num_classes, protocol)
     model, notes = _model(spec, num_classes, protocol, weights)
     clips = clips_like(spec, protocol.batch, protocol.frames, protocol.size).to(protocol.device, protocol.dtype())
-    memory = memory or peak_memory(model, clips, protocol)
+    memory = memory or peak_memory(model, clips, protocol)  # of the model that can be trained
+    model = for_inference(model)
     run, sentences = _compiled(model, clips) if protocol.compile else (model, [])
     latency = measure_latency(lambda: run(clips), protocol, budget_s=WHOLE_SHARE * budget_s)
     stages_ms = stage_latencies(model, clips, protocol, budget_s=STAGES_SHARE * budget_s)

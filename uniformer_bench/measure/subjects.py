@@ -21,6 +21,7 @@ from uniformer_bench.measure.protocol import Protocol, check_precision
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.model.checkpoints import load_checkpoint, open_checkpoint
 from uniformer_bench.model.compiled import compile_model
+from uniformer_bench.model.inference import for_inference
 from uniformer_bench.model.weights import assumed_head_dim, spec_from_state_dict
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.variants import find_variant
@@ -191,7 +192,7 @@ def make_ready(subject: Subject, protocol: Protocol, num_classes: int, seed: int
     notes = tuple(dict.fromkeys(subject.notes + loaded))
     clips = clips_like(subject.spec, protocol.batch, protocol.frames, protocol.size, seed)
     try:
-        model = model.eval().to(protocol.device, protocol.dtype())
+        model = for_inference(model.eval().to(protocol.device, protocol.dtype()))
         clips = clips.to(protocol.device, protocol.dtype())
         if protocol.compile:
             with thread_count(protocol.threads):  # what it is compiled for

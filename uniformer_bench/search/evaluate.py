@@ -27,6 +27,7 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.model.compiled import compile_model
+from uniformer_bench.model.inference import for_inference
 from uniformer_bench.model.uniformer import UniFormer
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.turns import Turns
@@ -184,7 +185,7 @@ def latency_run(model: UniFormer, spec: ArchSpec, protocol: Protocol) -> Latency
 
     A compiled one holds for the number of threads at the time.
     """
-    subject = copy.deepcopy(model).to(protocol.device, protocol.dtype()).eval()
+    subject = for_inference(copy.deepcopy(model).to(protocol.device, protocol.dtype()).eval())
     clips = clips_like(spec, protocol.batch, protocol.frames, protocol.size)
     clips = clips.to(protocol.device, protocol.dtype())
     forward, notes = compile_model(subject, clips) if protocol.compile else (subject, ())
