@@ -20,8 +20,8 @@ def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The route that `choose` names."""
     recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
     name = choose(q.device.type, q.dtype, q.shape[2], recorded).name
-    if name == "by_rows" and not torch.compiler.is_compiling():
-        return by_rows(q, k, v)
+    if name == "by_rows":
+        return compiled_by_rows(q, k, v) if torch.compiler.is_compiling() else by_rows(q, k, v)
     return explicit(q, k, v) if name == "explicit" else F.scaled_dot_product_attention(q, k, v)
 
 
@@ -44,6 +44,18 @@ def by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
                 torch.softmax(affinity, -1, out=affinity)
                 context[clip, start : start + ROWS, head] = linear.product(affinity, v_transposed[clip, head], None)
     return context.transpose(1, 2)
+
+
+@torch.library.custom_op("uniformer_bench::attention_by_rows", mutates_args=())
+def compiled_by_rows(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`by_rows` for compiled models, which would unroll its loops."""
+    return by_rows(q, k, v)
+
+
+@compiled_by_rows.register_fake
+def _by_rows_by_shape(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    batch, heads, n, _ = q.shape
+    return q.new_empty(batch, n, heads, v.shape[-1]).transpose(1, 2)
 
 
 def choose(device: str, dtype: torch.dtype, tokens: int, recorded: bool) -> Choice:

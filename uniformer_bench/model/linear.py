@@ -25,7 +25,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if not _serves(x, weight, recorded):
         return F.linear(x, weight, bias)
-    return _Linear.apply(x, weight, bias) if recorded else product(x, weight, bias)
+    return _Linear.apply(x, weight, bias) if recorded else _product(x, weight, bias, "none")
 
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -33,7 +33,7 @@ def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
     if recorded or not _serves(x, weight, recorded):
         return F.gelu(linear(x, weight, bias))
-    return product(x, weight, bias, "gelu")
+    return _product(x, weight, bias, "gelu")
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
@@ -42,6 +42,22 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "n
     weight is dense in memory, as a matrix or its transpose: oneDNN is a hundred times slower with gaps.
     """
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, activation, [], "none")
+
+
+@torch.library.custom_op("uniformer_bench::product", mutates_args=())
+def compiled_product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    """`product` for compiled models: Inductor has a form of oneDNN's product for weights that are inputs only, which
+    folded and reshaped ones are not, and would else go back to MKL."""
+    return product(x, weight, bias, activation)
+
+
+@compiled_product.register_fake
+def _product_by_shape(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    return x.new_empty(*x.shape[:-1], weight.shape[0])
+
+
+def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) -> Tensor:
+    return (compiled_product if torch.compiler.is_compiling() else product)(x, weight, bias, activation)
 
 
 def choose(device: str, dtype: torch.dtype, weight_elements: int, recorded: bool) -> Choice:
@@ -60,7 +76,7 @@ def choose(device: str, dtype: torch.dtype, weight_elements: int, recorded: bool
 
 
 def _serves(x: Tensor, weight: Tensor, recorded: bool) -> bool:
-    if torch.compiler.is_compiling():  # Inductor takes oneDNN's product with weights that are inputs only
+    if recorded and torch.compiler.is_compiling():  # our gradients are not for tracing
         return False
     same = x.dtype == weight.dtype and not torch.is_autocast_enabled("cpu")
     return same and x.numel() > 0 and choose(x.device.type, x.dtype, weight.numel(), recorded).name == "onednn"
