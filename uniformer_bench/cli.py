@@ -408,6 +408,124 @@ def report(as_json: bool, debug: bool, seed: int, runs: tuple[Path, ...], report
     _print(document, as_json, str(page))
 
 
+def limited(command: Command) -> Command:
+    """The limits under which the best trial of a run is meant."""
+    from uniformer_bench.metrics import LIMITS
+
+    for key, row in LIMITS.items():
+        flag, text = f"--{key.replace('_', '-')}", f"With a run: the best trial of at most so many {row.unit}."
+        command = click.option(flag, key, type=click.FloatRange(min=0, min_open=True), help=text)(command)
+    return command
+
+
+def _limits(options: dict[str, Any]) -> dict[str, float]:
+    """Takes the limits that are set out of the options."""
+    from uniformer_bench.metrics import LIMITS
+
+    found = {key: options.pop(key) for key in LIMITS}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+@cli.command()
+@common
+@limited
+@click.option("--variant", help="A named architecture; see `ubench variants`.")
+@click.option("--spec", type=click.Path(path_type=Path), help="An architecture as a YAML file.")
+@click.option("--run", type=click.Path(path_type=Path), help="A folder of results, for one of its trials.")
+@click.option("--trial", type=click.IntRange(0), help="With --run: the trial.  [default: the best within the limits]")
+@click.option("--data", default="builtin", show_default=True, help="builtin, or a folder with a sub-folder per class.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint and the log.")
+@click.option("--init", type=click.Path(path_type=Path), help="Weights to start from, .pt, .pth or .safetensors.")
+@click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Passes over the clips.  [default: 110]")
+@click.option("--batch", type=click.IntRange(1), help="Clips of a step, over all GPUs.  [default: 32, or the run's]")
+@click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Highest rate.  [default: from the batch]")
+@click.option("--recipe", type=click.Path(path_type=Path), help="YAML with lr, mixup, ema, zoom and so on.")
+@click.option("--recompute", help="Stages that keep no activations, as 3,4: less memory, a third more time.")
+@click.option("--frames", type=click.IntRange(1), help="Frames of a clip.  [default: the variant's, the run's or 16]")
+@click.option("--size", type=click.IntRange(1), help="Height and width.  [default: the variant's, the run's or 224]")
+@click.option("--views", default="1x1", show_default=True, help="Moments x places of the test at the end, as 4x3.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@click.option("--save-every", type=click.IntRange(1), help="Save every so many steps too, not only after an epoch.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]")
+@click.option("--dry-run", is_flag=True, help="Print the plan, train nothing.")
+def train(as_json: bool, debug: bool, dry_run: bool, **options: Any) -> None:
+    """Train an architecture in full, then test it. The same command goes on where it was cut short.
+
+    Several GPUs: torchrun --nproc-per-node 8 --no-python ubench train ...
+    """
+    from uniformer_bench.measure.protocol import check_precision, resolve_device
+    from uniformer_bench.training.plan import plan_text
+    from uniformer_bench.training.start import plan_document, results_text, run_training
+    from uniformer_bench.training.testing import parse_views
+
+    plan, views = _plan(options), parse_views(options["views"])
+    if dry_run:
+        _print(plan_document(plan), as_json, plan_text(plan))
+        return
+    device = resolve_device(options["device"])
+    check_precision(device, plan.precision)
+    kept = {key: options[key] for key in ("cache", "save_every")}
+    document = run_training(plan, options["out"], device=device, views=views, told=_say, **kept)
+    if document is not None:  # all processes but the first have nothing to say
+        _print(document, as_json, f"{results_text(document['test'])}\n{document['checkpoint']}")
+
+
+def _plan(options: dict[str, Any]) -> Any:
+    """The plan of the options of a training."""
+    from uniformer_bench.training.start import make_plan, subject_of
+    from uniformer_bench.yaml_text import read_yaml
+
+    limits = _limits(options)
+    subject = subject_of(**{key: options[key] for key in ("variant", "spec", "run", "trial")}, limits=limits)
+    settings = dict(read_yaml(options["recipe"]) or {}) if options["recipe"] else {}
+    settings |= {key: options[key] for key in ("epochs", "batch", "lr") if options[key] is not None}
+    if options["recompute"]:
+        settings["recompute"] = _numbers(options["recompute"])
+    kept = {key: options[key] for key in ("data", "frames", "size", "init", "precision", "seed")}
+    return make_plan(subject, settings=settings, **kept)
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise click.UsageError(f"--recompute must be stages such as 3,4, got {text!r}") from None
+
+
+def _say(sentence: str) -> None:
+    click.echo(sentence, err=True)
+
+
+@cli.command()
+@common
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("--data", help="builtin, or a folder with a sub-folder per class.  [default: what it was trained on]")
+@click.option("--views", default="1x1", show_default=True, help="Moments x places, as 4x3.")
+@click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]")
+def test(
+    as_json: bool,
+    debug: bool,
+    seed: int,
+    checkpoint: Path,
+    data: str | None,
+    views: str,
+    split: str,
+    device: str,
+    cache: Path | None,
+) -> None:
+    """Accuracy of a CHECKPOINT of `ubench train`: top-1, top-5, mean of the classes, each class, over views."""
+    from uniformer_bench.measure.protocol import resolve_device
+    from uniformer_bench.training.start import results_text, run_test
+    from uniformer_bench.training.testing import parse_views
+
+    seen, on = parse_views(views), resolve_device(device)
+    document = run_test(checkpoint, data=data, views=seen, split=split, device=on, cache=cache)
+    _print(document, as_json, results_text(document))
+
+
 @cli.command()
 @common
 def variants(as_json: bool, debug: bool, seed: int) -> None:

@@ -38,7 +38,7 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     read, is damaged, is none of these, calls for code or holds anything but tensors by name.
     """
     path = Path(path)
-    content = _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+    content = _safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
     weights, container_notes = _unpacked(path, content)
     weights, prefix_notes = _without_prefixes(path, weights)
     return Checkpoint(weights, container_notes + prefix_notes)
@@ -56,7 +56,8 @@ def load_checkpoint(model: UniFormer, path: str | Path, *, inflate: str = "avera
     return Loaded(found.notes + loaded.notes)
 
 
-def _pickled(path: Path) -> object:
+def read_pickled(path: Path) -> object:
+    """What torch.save wrote, if it is tensors and plain data. Raises UbenchError for all else."""
     # DeiT's scripts, the image models' among them, keep their options as a Namespace, which holds data only.
     harmless = torch.serialization.safe_globals([argparse.Namespace])
     try:

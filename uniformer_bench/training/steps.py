@@ -1,0 +1,105 @@
+"""One step of a full training: its batch, the pass forward and back, and the averaged weights.
+
+Every step draws from a seed of its own, made of the plan's seed, the step and the process: to go on from a step no
+random state is needed but the step.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from uniformer_bench.data.clips import Split
+from uniformer_bench.model.checkpoints import load_checkpoint
+from uniformer_bench.model.uniformer import UniFormer, build
+from uniformer_bench.train import DTYPES, learning_rate, optimiser_of, to_input
+from uniformer_bench.training.averaging import Weights, average_into, start_average
+from uniformer_bench.training.mixing import mix, random_crop
+from uniformer_bench.training.plan import Plan
+from uniformer_bench.training.recompute import recompute_stages
+from uniformer_bench.training.world import World
+
+
+class Learner(NamedTuple):
+    """All that a step changes. `model` is `network`, wrapped where there are several processes."""
+
+    network: UniFormer
+    model: nn.Module
+    optimiser: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler
+    average: Weights | None
+
+    def weights(self) -> Weights:
+        """Those to be used and judged by: the averaged ones where there are."""
+        return self.average if self.average is not None else self.network.state_dict()
+
+    def state(self) -> dict[str, Any]:
+        """What going on needs beside weights()."""
+        return {
+            "weights": self.network.state_dict() if self.average is not None else None,
+            "optimiser": self.optimiser.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+
+def make_learner(plan: Plan, classes: int, world: World) -> tuple[Learner, tuple[str, ...]]:
+    """(a learner at its start, what to know of the weights it starts from)."""
+    torch.manual_seed(plan.seed)
+    network = build(plan.spec, classes)
+    notes = load_checkpoint(network, plan.init).notes if plan.init else ()
+    network.to(world.device).train()
+    recompute_stages(network, plan.recompute)
+    wrapped = DistributedDataParallel(network) if world.size > 1 else network
+    scaler = torch.amp.GradScaler(torch.device(world.device).type, enabled=plan.precision == "fp16")
+    average = start_average(network.state_dict()) if plan.ema else None
+    return Learner(network, wrapped, optimiser_of(network, plan.recipe), scaler, average), notes
+
+
+def restore(learner: Learner, weights: Weights, training: dict[str, Any]) -> None:
+    """Puts a learner where another one's weights() and state() were taken."""
+    learner.network.load_state_dict(weights if training["weights"] is None else training["weights"])
+    learner.optimiser.load_state_dict(training["optimiser"])
+    learner.scaler.load_state_dict(training["scaler"])
+    if learner.average is not None:
+        for name, value in weights.items():
+            learner.average[name].copy_(value)
+
+
+def take_step(plan: Plan, learner: Learner, split: Split, index: Tensor, at: tuple[int, int], world: World) -> Tensor:
+    """The loss of step `at[0]` of `at[1]` on the clips of `index`, of which every process takes its share."""
+    step, steps = at
+    torch.manual_seed(_seed(plan.seed, step, world.rank))  # stochastic depth
+    x, targets = batch_of(plan, learner.network.num_classes, split, index, step, world)
+    for group in learner.optimiser.param_groups:
+        group["lr"] = learning_rate(step, steps, plan.recipe)
+    learner.optimiser.zero_grad(set_to_none=True)
+    with torch.autocast(x.device.type, dtype=DTYPES[plan.precision], enabled=plan.precision != "fp32"):
+        logits = learner.model(x)
+    loss = F.cross_entropy(logits.float(), targets, label_smoothing=plan.recipe.label_smoothing)
+    learner.scaler.scale(loss).backward()
+    learner.scaler.unscale_(learner.optimiser)
+    nn.utils.clip_grad_norm_(learner.network.parameters(), plan.recipe.clip_norm)
+    learner.scaler.step(learner.optimiser)
+    learner.scaler.update()
+    if learner.average is not None:
+        average_into(learner.average, learner.network.state_dict(), step, plan.ema)
+    return loss.detach()
+
+
+def batch_of(plan: Plan, classes: int, split: Split, index: Tensor, step: int, world: World) -> tuple[Tensor, Tensor]:
+    """This process's share of the clips of `index`: (clips (B, 3, T, H, W), targets (B, classes)) on its device,
+    read, cropped, mirrored and mixed."""
+    index = index[world.rank :: world.size]
+    generator = torch.Generator().manual_seed(_seed(plan.seed, step, world.rank))
+    clips = random_crop(torch.from_numpy(split.clips[index.numpy()]), plan.size, generator)
+    flip = torch.rand(len(index), generator=generator) < 0.5 if plan.recipe.flip else None
+    labels = torch.from_numpy(split.labels[index.numpy()]).to(world.device)
+    x = to_input(clips.to(world.device), flip if flip is None else flip.to(world.device))
+    return mix(x, labels, classes, mixup=plan.mixup, cutmix=plan.cutmix, generator=generator)
+
+
+def _seed(*parts: int) -> int:
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
