@@ -528,6 +528,32 @@ def test(
 
 @cli.command()
 @common
+@limited
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--trial", type=click.IntRange(0), help="Of a run: the trial.  [default: the best within the limits]")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="A new folder.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="CPU threads of the timing.")
+def export(as_json: bool, debug: bool, seed: int, source: Path, trial: int | None, out: Path, **options: Any) -> None:
+    """Export SOURCE, a checkpoint of `ubench train` or a run of `ubench search`, as a folder to take away.
+
+    A checkpoint: weights, configuration, model card, snippet, torch.export and ONNX. A run's trial: the same without
+    weights and snippet, for a search keeps no weights.
+    """
+    from uniformer_bench.export import folder
+
+    limits = _limits(options)
+    if folder.is_run(source):
+        content = folder.from_trial(source, trial, limits)
+    elif trial is not None or limits:
+        raise click.UsageError("--trial and limits choose from a run, and SOURCE is none")
+    else:
+        content = folder.from_checkpoint(source)
+    document = folder.export(content, out, threads=options["threads"])
+    _print(document, as_json, folder.export_text(document))
+
+
+@cli.command()
+@common
 def variants(as_json: bool, debug: bool, seed: int) -> None:
     """The named architectures, with what each costs."""
     from uniformer_bench.variants import variant_rows

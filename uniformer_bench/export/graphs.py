@@ -1,0 +1,151 @@
+"""The model as a graph that runs without its Python: torch.export and ONNX, each compared with the model and timed.
+
+Graphs are made of the plain operators with PyTorch's attention, on any number of clips at a time; the frames and
+the size of a clip are fixed. What a backend cannot do is a reason in its row, never an exception.
+"""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from uniformer_bench.measure.latency import measure_latency
+from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.model.ops import REFERENCE
+from uniformer_bench.model.uniformer import UniFormer, clips_like
+
+PLAIN = REFERENCE._replace(name="plain", attention=F.scaled_dot_product_attention)
+TOLERANCE = 1e-4  # of the largest difference between logits, in fp32
+BATCHES = (1, 3)  # that a graph is compared at; it is traced with another
+TRACED_BATCH, MOST_CLIPS = 2, 4096
+TIMING_S = 1.0
+
+Runner = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What came of a backend: `file` where it was written, `reason` where something is amiss, else None.
+
+    `largest_difference` is that of the logits to the model's, `latency_ms` the median of one clip.
+    """
+
+    backend: str
+    file: str | None = None
+    largest_difference: float | None = None
+    latency_ms: float | None = None
+    reason: str | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.reason is None
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"ok": self.ok}
+
+
+def export_graphs(model: UniFormer, folder: Path, *, stem: str, protocol: Protocol) -> list[Graph]:
+    """Writes STEM.pt2 and STEM.onnx of a model on the CPU into `folder`; a row for PyTorch itself stands first.
+
+    `protocol` names frames, size and threads.
+    """
+    plain = UniFormer(model.spec, model.num_classes, PLAIN)
+    plain.load_state_dict(model.state_dict())
+    plain.eval()
+    model = model.eval()
+    rows = [_checked(Graph("pytorch"), lambda: model, model, protocol)]
+    program: list[Any] = []
+
+    def exported() -> Runner:
+        program.append(_export(plain, protocol))
+        torch.export.save(program[0], folder / f"{stem}.pt2")
+        return torch.export.load(folder / f"{stem}.pt2").module()
+
+    def translated() -> Runner:
+        if not program:
+            raise RuntimeError("it is made from the program of torch.export, of which there is none")
+        _to_onnx(program[0], folder / f"{stem}.onnx")
+        return _onnx_runner(folder / f"{stem}.onnx", protocol.threads)
+
+    rows.append(_checked(Graph("torch.export", f"{stem}.pt2"), exported, model, protocol))
+    rows.append(_checked(Graph("onnxruntime", f"{stem}.onnx"), translated, model, protocol))
+    return [row if row.file is None or (folder / row.file).exists() else _without_file(row) for row in rows]
+
+
+def _without_file(row: Graph) -> Graph:
+    return Graph(row.backend, None, row.largest_difference, row.latency_ms, row.reason)
+
+
+def _checked(row: Graph, make: Callable[[], Runner], model: UniFormer, protocol: Protocol) -> Graph:
+    """The row with its difference and its latency, or with the reason why it has none."""
+    with _quiet():
+        try:
+            run = make()
+            difference = max(_difference(run, model, protocol, batch) for batch in BATCHES)
+            clip = clips_like(model.spec, 1, protocol.frames, protocol.size)
+            latency = measure_latency(lambda: run(clip), protocol, budget_s=TIMING_S).median
+        except Exception as error:  # a backend breaks in any way there is, and each is a fact to report
+            return Graph(row.backend, row.file, reason=_reason(error))
+    close = difference <= TOLERANCE
+    reason = None if close else f"the largest difference must be at most {TOLERANCE:g}, got {difference:.3g}"
+    return Graph(row.backend, row.file, difference, latency, reason)
+
+
+def _difference(run: Runner, model: UniFormer, protocol: Protocol, batch: int) -> float:
+    clips = clips_like(model.spec, batch, protocol.frames, protocol.size, seed=batch)
+    with torch.inference_mode():
+        difference = (run(clips) - model(clips)).abs().max().item()
+    return difference if difference == difference else float("inf")
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error.name} is not installed: pip install 'uniformer_bench[export]'"
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0][:300]}" if lines else type(error).__name__
+
+
+def _export(plain: UniFormer, protocol: Protocol) -> Any:
+    clips = clips_like(plain.spec, TRACED_BATCH, protocol.frames, protocol.size)
+    batch = torch.export.Dim("batch", min=1, max=MOST_CLIPS)
+    with torch.no_grad():
+        return torch.export.export(plain, (clips,), dynamic_shapes=({0: batch},), strict=False)
+
+
+def _to_onnx(program: Any, path: Path) -> None:
+    made = torch.onnx.export(
+        program, input_names=["clips"], output_names=["logits"], dynamo=True, verify=False, verbose=False
+    )
+    assert made is not None, "the dynamo exporter returns its program"
+    made.save(path)
+
+
+def _onnx_runner(path: Path, threads: int) -> Runner:
+    import onnxruntime  # an extra
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = threads, 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return lambda clips: torch.from_numpy(np.asarray(session.run(None, {"clips": clips.numpy()})[0]))
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporters' remarks on their own insides."""
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
