@@ -174,20 +174,14 @@ def shallow(spec):
     return dataclasses.replace(spec, stages=tuple(stages), head_dim=heads)
 
 
-NAMES = ("s", "image_s_plus", "image_b_ls")  # joint attention, the convolutional stem, layer scale
+# The convolutional stem; a local stage without FFN before a divided one with layer scale. The paper's pattern is that
+# of the trial above. All variants in full and more random ones: benchmarks/export.py.
+SPECS = {"image": (shallow(VARIANTS["image_s_plus"].spec), 1), "random": (random_spec(51), CLIP["frames"])}
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_variants_make_the_round_trip(name, tmp_path):
-    check_round_trip(shallow(VARIANTS[name].spec), VARIANTS[name].frames, 32, tmp_path)
-
-
-@pytest.mark.parametrize("seed", [3, 5])
-def test_random_specs_make_the_round_trip(seed, tmp_path):
-    check_round_trip(random_spec(seed), CLIP["frames"], CLIP["size"], tmp_path)
-
-
-def check_round_trip(spec, frames, size, folder):
+@pytest.mark.parametrize("name", SPECS)
+def test_architectures_make_the_round_trip(name, tmp_path):
+    (spec, frames), size, folder = SPECS[name], CLIP["size"], tmp_path
     model = with_life(build(spec, 5))
     rows = export_graphs(model, folder, stem="m", protocol=Protocol(device="cpu", frames=frames, size=size))
     assert [(row.backend, row.reason) for row in rows] == [
