@@ -14,6 +14,7 @@ import torch
 import yaml
 from click.testing import CliRunner
 
+from tests.make_run import make_run, save_run
 from tests.videos import write_video
 from uniformer_bench.cli import cli
 from uniformer_bench.data import load_clips
@@ -30,6 +31,8 @@ from uniformer_bench.training.mixing import mix, random_crop
 from uniformer_bench.training.plan import PAPER, Plan, with_settings
 from uniformer_bench.training.recompute import recompute_stages
 from uniformer_bench.training.saved import read_saved
+from uniformer_bench.training.start import accuracies_of, subject_of
+from uniformer_bench.training.start import make_plan as make_plan_of
 from uniformer_bench.training.steps import batch_of, make_learner
 from uniformer_bench.training.testing import Views, accuracies, parse_views, views_of
 from uniformer_bench.training.world import World
@@ -341,3 +344,36 @@ def one_step_by_hand(plan, clips, processes):
     torch.nn.utils.clip_grad_norm_(model.parameters(), plan.recipe.clip_norm)
     learner.optimiser.step()
     return model
+
+
+def test_a_pick_keeps_what_the_search_tried_and_others_take_the_papers_recipe(tmp_path):
+    run = save_run(make_run(3), tmp_path / "run")
+    nothing = {"variant": None, "spec": None, "run": None, "trial": None, "limits": {}}
+    picked = subject_of(**nothing | {"run": run, "trial": 1})
+    assert (picked.spec.id, picked.frames, picked.size) == (make_run(3).trials[1]["spec_id"], 8, (32, 32))
+    assert (picked.recipe.lr, picked.recipe.batch, picked.recipe.epochs) == (0.002, 64, 110)
+    asked = {"data": "builtin", "frames": None, "size": 48, "precision": "fp32", "seed": 0}
+    tuned = make_plan_of(picked, settings={}, init=tmp_path / "w.pt", **asked)
+    assert tuned.recipe.lr == pytest.approx(2e-4)  # the paper's 1e-4 for 32 clips, at the run's batch of 64
+    assert (tuned.frames, tuned.size) == (8, (48, 48))
+    named = subject_of(**nothing | {"variant": "micro"})
+    assert make_plan_of(named, settings={"batch": 64}, init=None, **asked).recipe.lr == pytest.approx(2e-3)
+    with pytest.raises(UbenchError, match="one of --variant, --spec and --run must be given"):
+        subject_of(**nothing | {"variant": "micro", "run": run})
+    with pytest.raises(UbenchError, match="choose from a run: name it with --run"):
+        subject_of(**nothing | {"variant": "micro", "limits": {"max_gmacs": 1}})
+
+
+def test_other_classes_than_those_of_the_training_are_refused(tmp_path):
+    saved = train(make_plan(recipe=Recipe(epochs=0.2, batch=4)), make_clips(), tmp_path, world=ALONE)
+    data = write_shades(tmp_path / "data")
+    (data / "dark").rename(data / "black")
+    with pytest.raises(UbenchError, match=r"the 2 it was trained on, got others: \['black', 'dark'\]"):
+        accuracies_of(saved, data=str(data), views=Views(), device="cpu", cache=tmp_path / "cache")
+
+
+def test_stages_that_are_no_numbers_are_a_usage_error():
+    words = ["train", "--variant", "micro", "--recompute", "a", "--out", "x", "--dry-run"]
+    done = CliRunner().invoke(cli, words)
+    assert done.exit_code == 2
+    assert "--recompute must be stages such as 3,4, got 'a'" in done.output

@@ -16,7 +16,7 @@ from uniformer_bench.recipe import Recipe
 from uniformer_bench.runs import load_records
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.training.loop import finish, train
-from uniformer_bench.training.plan import FROM_SCRATCH_LR, PAPER, Plan, with_settings
+from uniformer_bench.training.plan import FROM_SCRATCH_LR, PAPER, SPLIT_SEED, Plan, with_settings
 from uniformer_bench.training.saved import FILE, Saved, read_saved
 from uniformer_bench.training.testing import ONE_VIEW, Accuracies, Views, accuracies
 from uniformer_bench.training.world import World, joined_world
@@ -46,6 +46,8 @@ def subject_of(
     """
     if sum(given is not None for given in (variant, spec, run)) != 1:
         raise UbenchError("one of --variant, --spec and --run must be given")
+    if run is None and (trial is not None or limits):
+        raise UbenchError("--trial and limits choose from a run: name it with --run")
     if run is not None:
         found = load_records(run)
         record, clip = pick_trial(found, trial, limits), found.info["input"]
@@ -128,7 +130,7 @@ def _load_first_then_others(plan: Plan, cache: Path | None, world: World) -> Cli
     """The clips, decoded by the first process and read from its cache by the others."""
     if not world.first:
         dist.barrier()
-    clips = load_clips(plan.data, plan.frames, plan.read_size, plan.seed, cache)
+    clips = load_clips(plan.data, plan.frames, plan.read_size, SPLIT_SEED, cache)
     if world.first and world.size > 1:
         dist.barrier()
     return clips
@@ -137,12 +139,12 @@ def _load_first_then_others(plan: Plan, cache: Path | None, world: World) -> Cli
 def accuracies_of(
     saved: Saved, *, data: str, views: Views, device: str, cache: Path | None, split: str = "test"
 ) -> Accuracies:
-    """Tests a training's weights on a split of `data`, split by the seed it was trained with.
+    """Tests a training's weights on a split of `data`, the clips of which are dealt as they were for the training.
 
     Raises UbenchError where the classes are not those it was trained on.
     """
     plan = saved.plan
-    clips = load_clips(data, plan.frames * views.temporal, plan.read_size, plan.seed, cache)
+    clips = load_clips(data, plan.frames * views.temporal, plan.read_size, SPLIT_SEED, cache)
     if clips.classes != saved.classes:
         other = sorted(set(clips.classes) ^ set(saved.classes))
         raise UbenchError(f"the classes must be the {len(saved.classes)} it was trained on, got others: {other[:4]}")
