@@ -4,7 +4,9 @@ Graphs are made of the plain operators with PyTorch's attention, on any number o
 the size of a clip are fixed. What a backend cannot do is a reason in its row, never an exception.
 """
 
+import functools
 import logging
+import math
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uniformer_bench.files import finite
 from uniformer_bench.measure.latency import measure_latency
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model.ops import REFERENCE
@@ -61,49 +64,51 @@ def export_graphs(model: UniFormer, folder: Path, *, stem: str, protocol: Protoc
     plain.load_state_dict(model.state_dict())
     plain.eval()
     model = model.eval()
-    rows = [_checked(Graph("pytorch"), lambda: model, model, protocol)]
-    program: list[Any] = []
+    program = functools.cache(lambda: _export(plain, protocol))
+    saved, translated = folder / f"{stem}.pt2", folder / f"{stem}.onnx"
 
-    def exported() -> Runner:
-        program.append(_export(plain, protocol))
-        torch.export.save(program[0], folder / f"{stem}.pt2")
-        return torch.export.load(folder / f"{stem}.pt2").module()
+    def reloaded() -> Runner:
+        torch.export.save(program(), saved)
+        return torch.export.load(saved).module()
 
-    def translated() -> Runner:
-        if not program:
-            raise RuntimeError("it is made from the program of torch.export, of which there is none")
-        _to_onnx(program[0], folder / f"{stem}.onnx")
-        return _onnx_runner(folder / f"{stem}.onnx", protocol.threads)
+    def in_onnxruntime() -> Runner:
+        _to_onnx(program(), translated)
+        return _onnx_runner(translated, protocol.threads)
 
-    rows.append(_checked(Graph("torch.export", f"{stem}.pt2"), exported, model, protocol))
-    rows.append(_checked(Graph("onnxruntime", f"{stem}.onnx"), translated, model, protocol))
-    return [row if row.file is None or (folder / row.file).exists() else _without_file(row) for row in rows]
-
-
-def _without_file(row: Graph) -> Graph:
-    return Graph(row.backend, None, row.largest_difference, row.latency_ms, row.reason)
+    return [
+        _checked("pytorch", None, lambda: model, model, protocol),
+        _checked("torch.export", saved, reloaded, model, protocol),
+        _checked("onnxruntime", translated, in_onnxruntime, model, protocol),
+    ]
 
 
-def _checked(row: Graph, make: Callable[[], Runner], model: UniFormer, protocol: Protocol) -> Graph:
-    """The row with its difference and its latency, or with the reason why it has none."""
+def _checked(
+    backend: str, path: Path | None, make: Callable[[], Runner], model: UniFormer, protocol: Protocol
+) -> Graph:
+    """The row of a backend with its difference and its latency, or with the reason why it has none."""
+    difference = latency = None
     with _quiet():
         try:
             run = make()
             difference = max(_difference(run, model, protocol, batch) for batch in BATCHES)
             clip = clips_like(model.spec, 1, protocol.frames, protocol.size)
             latency = measure_latency(lambda: run(clip), protocol, budget_s=TIMING_S).median
+            reason = None if difference <= TOLERANCE else _too_far(difference)
         except Exception as error:  # a backend breaks in any way there is, and each is a fact to report
-            return Graph(row.backend, row.file, reason=_reason(error))
-    close = difference <= TOLERANCE
-    reason = None if close else f"the largest difference must be at most {TOLERANCE:g}, got {difference:.3g}"
-    return Graph(row.backend, row.file, difference, latency, reason)
+            reason = _reason(error)
+    file = path.name if path is not None and path.exists() else None
+    return Graph(backend, file, finite(difference), latency, reason)
+
+
+def _too_far(difference: float) -> str:
+    return f"the largest difference must be at most {TOLERANCE:g}, got {difference:.3g}"
 
 
 def _difference(run: Runner, model: UniFormer, protocol: Protocol, batch: int) -> float:
     clips = clips_like(model.spec, batch, protocol.frames, protocol.size, seed=batch)
     with torch.inference_mode():
         difference = (run(clips) - model(clips)).abs().max().item()
-    return difference if difference == difference else float("inf")
+    return math.inf if math.isnan(difference) else difference
 
 
 def _reason(error: Exception) -> str:
