@@ -25,6 +25,7 @@ from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.spec import ArchSpec, StageSpec
 from uniformer_bench.train import batches
+from uniformer_bench.training import mixing
 from uniformer_bench.training.averaging import average_into, start_average
 from uniformer_bench.training.loop import finish, train
 from uniformer_bench.training.mixing import mix, random_crop
@@ -267,7 +268,27 @@ def test_views_are_moments_and_places():
     assert lefts == [0, 2, 4]
     tops = [int(v[0, 0, 0, 0, 0]) for v in views_of(clips.transpose(2, 3), (6, 4), Views(1, 3))]
     assert tops == [0, 2, 4]
+    twice = clips.repeat(1, 2, 1, 1, 1)  # frames 0 1 0 1
+    for dense, expected in ((True, [[0, 1], [0, 1]]), (False, [[0, 0], [1, 1]])):
+        found = views_of(twice, (4, 10), Views(2), dense)
+        assert [[int(frame) // 40 for frame in view[0, :, 0, 0, 0]] for view in found] == expected
     assert parse_views("4x3") == Views(4, 3)
+
+
+def test_the_processes_share_a_batch():
+    plan, split = make_plan(mixup=0, cutmix=0), light_and_dark(8, 0)
+    index = torch.tensor([6, 1, 4, 3])
+    whole, _ = batch_of(plan, 2, split, index, 0, ALONE)
+    shares = [batch_of(plan, 2, split, index, 0, World(rank, 2, "cpu"))[0] for rank in (0, 1)]
+    assert torch.equal(torch.stack(shares, 1).flatten(0, 1), whole)  # every clip once
+
+
+def test_a_box_in_the_middle_has_the_share_that_was_drawn(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([0.5, 0.5]))
+    cut, left = mixing._cut(torch.zeros(1, 1, 1, 8, 16), torch.ones(1, 1, 1, 8, 16), 0.75, torch.Generator())
+    assert left == 0.75
+    assert cut.nonzero()[:, 3:].amin(0).tolist() == [2, 4]
+    assert cut.nonzero()[:, 3:].amax(0).tolist() == [5, 11]
 
 
 def test_views_that_cannot_be_are_refused():
@@ -311,7 +332,7 @@ def test_two_processes_train_one_model_which_is_then_tested(tmp_path):
         port = free.getsockname()[1]
     words = ["train", "--spec", tmp_path / "spec.yaml", "--recipe", tmp_path / "recipe.yaml", "--data", data, "--json"]
     words += ["--frames", 4, "--size", 16, "--out", tmp_path / "out", "--cache", tmp_path / "cache"]
-    words += ["--epochs", 0.5, "--batch", 6, "--lr", 0.01, "--views", "2x3", "--device", "cpu"]
+    words += ["--data-stride", 2, "--epochs", 0.5, "--batch", 6, "--lr", 0.01, "--views", "2x3", "--device", "cpu"]
     world = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     running = [start_ubench(*words, RANK=str(rank), LOCAL_RANK=str(rank), **world) for rank in (0, 1)]
     (first, errors), (other, _) = [process.communicate(timeout=120) for process in running]
@@ -321,7 +342,8 @@ def test_two_processes_train_one_model_which_is_then_tested(tmp_path):
     assert (document["step"], document["test"]["clips"], document["test"]["views"]) == (1, 4, "2x3")
 
     saved = read_saved(tmp_path / "out")
-    clips = load_clips(str(data), 4, (20, 20), 0, tmp_path / "cache")
+    assert saved.plan.stride == 2
+    clips = load_clips(str(data), 4, (20, 20), 0, tmp_path / "cache", stride=2)
     expected = one_step_by_hand(saved.plan, clips, 2)
     for name, value in expected.named_parameters():
         torch.testing.assert_close(saved.model[name], value.detach(), msg=name)

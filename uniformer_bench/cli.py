@@ -429,11 +429,12 @@ def _limits(options: dict[str, Any]) -> dict[str, float]:
 @cli.command()
 @common
 @limited
+@listed
 @click.option("--variant", help="A named architecture; see `ubench variants`.")
 @click.option("--spec", type=click.Path(path_type=Path), help="An architecture as a YAML file.")
 @click.option("--run", type=click.Path(path_type=Path), help="A folder of results, for one of its trials.")
 @click.option("--trial", type=click.IntRange(0), help="With --run: the trial.  [default: the best within the limits]")
-@click.option("--data", default="builtin", show_default=True, help="builtin, or a folder with a sub-folder per class.")
+@click.option("--data", default="builtin", show_default=True, help="builtin, a folder of videos, or a list of them.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder of the checkpoint and the log.")
 @click.option("--init", type=click.Path(path_type=Path), help="Weights to start from, .pt, .pth or .safetensors.")
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Passes over the clips.  [default: 110]")
@@ -483,7 +484,9 @@ def _plan(options: dict[str, Any]) -> Any:
     if options["recompute"]:
         settings["recompute"] = _numbers(options["recompute"])
     kept = {key: options[key] for key in ("data", "frames", "size", "init", "precision", "seed")}
-    return make_plan(subject, settings=settings, **kept)
+    listing = {key: str(value) for key, value in _listing_options(options).items() if value is not None}
+    stride = {"stride": options["data_stride"]} if options["data_stride"] else {}
+    return make_plan(subject, settings=settings, data_options=listing | stride, **kept)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

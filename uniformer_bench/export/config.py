@@ -23,6 +23,7 @@ def make_config(
     size: tuple[int, int],
     read_size: tuple[int, int],
     views: str = "1x1",
+    stride: int = 0,
     trained: bool,
 ) -> dict[str, Any]:
     """The content of config.json. `read_size` (height, width) is what a video is resized to, `size` the crop."""
@@ -37,15 +38,18 @@ def make_config(
         "num_labels": len(classes),
         "id2label": {str(i): name for i, name in enumerate(classes)},
         "label2id": {name: i for i, name in enumerate(classes)},
-        "preprocessing": _preprocessing(frames, size, read_size, views),
+        "preprocessing": _preprocessing(frames, size, read_size, views, stride),
     }
 
 
-def _preprocessing(frames: int, size: tuple[int, int], read_size: tuple[int, int], views: str) -> dict[str, Any]:
+def _preprocessing(
+    frames: int, size: tuple[int, int], read_size: tuple[int, int], views: str, stride: int
+) -> dict[str, Any]:
+    uniform = "uniform: the frame in the middle of each of `frames` equal parts of the video"
     return {
         "frames": frames,
-        "sampling": "uniform: the frame in the middle of each of `frames` equal parts of the video",
-        "stride": None,  # in frames; with uniform sampling it follows from the video's length
+        "sampling": "dense: every `stride`-th frame about the middle of the video" if stride else uniform,
+        "stride": stride or None,  # in frames; with uniform sampling it follows from the video's length
         "resize": list(read_size),  # (height, width) that a video covers with its short side, before the crop
         "size": list(size),  # (height, width) of the crop in the centre
         "interpolation": "area",

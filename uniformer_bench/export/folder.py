@@ -54,8 +54,8 @@ def from_checkpoint(path: Path) -> Content:
     saved = read_saved(path)
     plan, results = saved.plan, saved.results
     views = results["views"] if results else "1x1"
-    at: dict[str, Any] = {"frames": plan.frames, "size": plan.size}
-    config = make_config(plan.spec, saved.classes, **at, read_size=plan.read_size, views=views, trained=True)
+    at: dict[str, Any] = {"frames": plan.frames, "size": plan.size, "read_size": plan.read_size, "stride": plan.stride}
+    config = make_config(plan.spec, saved.classes, **at, views=views, trained=True)
     source = f"Closed forms; trained for {saved.step} of {saved.steps} steps."
     numbers = _closed_form(plan.spec, plan.frames, plan.size, len(saved.classes))
     return Content(saved.build(), config, numbers, source, saved.data, results, _without_paths(plan.to_dict()))
@@ -63,7 +63,8 @@ def from_checkpoint(path: Path) -> Content:
 
 def _without_paths(plan: dict[str, Any]) -> dict[str, Any]:
     """A plan to hand on: where things lay on this machine is nobody's business."""
-    return plan | {key: Path(plan[key]).name for key in ("data", "init") if plan[key]}
+    names = {key: Path(plan[key]).name for key in ("data", "init") if plan[key]}
+    return {key: value for key, value in (plan | names).items() if key != "data_options"}
 
 
 def from_trial(path: Path, trial: int | None, limits: Mapping[str, float]) -> Content:

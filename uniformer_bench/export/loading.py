@@ -47,7 +47,7 @@ def predict(exported: Exported, video: str | Path, top: int = 5) -> list[tuple[s
     at = exported.config["preprocessing"]
     clip = np.empty((at["frames"], *at["resize"], 3), np.uint8)
     try:
-        read_clip(Path(video), clip)
+        read_clip(Path(video), clip, at["stride"] or 0)
     except UnreadableError as error:
         raise UbenchError(f"{video} {error}") from None
     (height, width), (high, wide) = at["size"], at["resize"]

@@ -29,6 +29,7 @@ class Plan:
     distributions, 0 leaves one out. `ema` is the decay of the averaged weights that are tested and exported, 0 for
     none. Clips are read at `zoom` times their size: training crops at random, a test in the centre or in several
     places. `recompute` names the stages (from 1) whose activations are computed again in the backward pass.
+    `data_options` is what else load_clips is told, as plain data.
     """
 
     spec: ArchSpec
@@ -44,6 +45,7 @@ class Plan:
     precision: str = "fp32"
     seed: int = 0
     init: str | None = None
+    data_options: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", tuple(self.size))
@@ -62,6 +64,11 @@ class Plan:
         self.spec.grids(self.frames, self.size)
 
     @property
+    def stride(self) -> int:
+        """Frames from one of a clip's to the next; 0 where they come from equal parts of the whole video."""
+        return int(self.data_options.get("stride") or 0)
+
+    @property
     def read_size(self) -> tuple[int, int]:
         """(height, width) at which clips are read, before the crop."""
         height, width = self.size
@@ -70,7 +77,7 @@ class Plan:
     def to_dict(self) -> dict[str, Any]:
         """Plain data, from which from_dict restores an equal plan."""
         plain: dict[str, Any] = {row.name: getattr(self, row.name) for row in fields(self)}
-        plain |= {"spec": self.spec.to_dict(), "recipe": asdict(self.recipe)}
+        plain |= {"spec": self.spec.to_dict(), "recipe": asdict(self.recipe), "data_options": dict(self.data_options)}
         return json.loads(json.dumps(plain))
 
     @classmethod

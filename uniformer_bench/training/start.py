@@ -75,6 +75,7 @@ def make_plan(
     settings: Mapping[str, Any],
     precision: str,
     seed: int,
+    data_options: Mapping[str, Any] | None = None,
 ) -> Plan:
     """The plan of a subject under `settings` (keys of a recipe and of a plan). Weights to start from bring the
     paper's rate, which is for them."""
@@ -91,6 +92,7 @@ def make_plan(
         precision=precision,
         seed=seed,
         init=str(init) if init else None,
+        data_options=data_options or {},
         **own,
     )
 
@@ -130,10 +132,19 @@ def _load_first_then_others(plan: Plan, cache: Path | None, world: World) -> Cli
     """The clips, decoded by the first process and read from its cache by the others."""
     if not world.first:
         dist.barrier()
-    clips = load_clips(plan.data, plan.frames, plan.read_size, SPLIT_SEED, cache)
+    clips = _clips(plan, plan.data, 1, cache)
     if world.first and world.size > 1:
         dist.barrier()
     return clips
+
+
+def _clips(plan: Plan, data: str, moments: int, cache: Path | None) -> Clips:
+    """The clips of `data` for so many moments; lists and their root are those of the plan's own data."""
+    own = plan.data_options if data == plan.data else {"stride": plan.stride}
+    options: dict[str, Any] = {
+        key: Path(value) if key in ("root", "validation") and value else value for key, value in own.items()
+    }
+    return load_clips(data, plan.frames * moments, plan.read_size, SPLIT_SEED, cache, **options)
 
 
 def accuracies_of(
@@ -144,12 +155,13 @@ def accuracies_of(
     Raises UbenchError where the classes are not those it was trained on.
     """
     plan = saved.plan
-    clips = load_clips(data, plan.frames * views.temporal, plan.read_size, SPLIT_SEED, cache)
+    clips = _clips(plan, data, views.temporal, cache)
     if clips.classes != saved.classes:
         other = sorted(set(clips.classes) ^ set(saved.classes))
         raise UbenchError(f"the classes must be the {len(saved.classes)} it was trained on, got others: {other[:4]}")
     chosen = {"train": clips.train, "validation": clips.validation, "test": clips.test}[split]
-    return accuracies(saved.build(), chosen, saved.classes, size=plan.size, views=views, device=device)
+    at: dict[str, Any] = {"size": plan.size, "views": views, "dense": plan.stride > 0}
+    return accuracies(saved.build(), chosen, saved.classes, **at, device=device)
 
 
 def run_test(

@@ -83,6 +83,7 @@ def accuracies(
     views: Views = ONE_VIEW,
     device: str = "cpu",
     batch: int = 32,
+    dense: bool = False,
 ) -> Accuracies:
     """Tests on clips that were read at `views.temporal` times the model's frames, and at `size` (height, width) or
     larger. The model is left on the device and in eval mode. Raises UbenchError for a split without clips, and for
@@ -96,7 +97,8 @@ def accuracies(
     for start in range(0, len(labels), batch):
         clips = torch.from_numpy(np.array(split.clips[start : start + batch]))
         with torch.inference_mode():
-            found = [model(to_input(view.to(device))).float().softmax(1) for view in views_of(clips, size, views)]
+            seen = views_of(clips, size, views, dense)
+            found = [model(to_input(view.to(device))).float().softmax(1) for view in seen]
         ranks.append(_ranks(torch.stack(found).mean(0).cpu(), labels[start : start + batch]))
     return _accuracies(torch.cat(ranks), labels, classes)
 
@@ -118,10 +120,11 @@ def _accuracies(ranks: Tensor, labels: Tensor, classes: tuple[str, ...]) -> Accu
     return Accuracies(Accuracy(int(right.sum()), total), Accuracy(int((ranks < 5).sum()), total), by_class)
 
 
-def views_of(clips: Tensor, size: tuple[int, int], views: Views) -> Iterator[Tensor]:
+def views_of(clips: Tensor, size: tuple[int, int], views: Views, dense: bool = False) -> Iterator[Tensor]:
     """The views (B, T, H, W, 3) of clips (B, temporal x T, H', W', 3).
 
-    Moments interleave: the v-th has every `temporal`-th frame from the v-th on. Places are spread evenly from end to
+    Moments interleave, the v-th has every `temporal`-th frame from the v-th on; with `dense` sampling they follow each
+    other, so that a view has the stride of training. Places are spread evenly from end to
     end along the longer side, one place is the centre. Raises UbenchError for several places without a margin.
     """
     height, width = size
@@ -129,9 +132,11 @@ def views_of(clips: Tensor, size: tuple[int, int], views: Views) -> Iterator[Ten
     along_width = clips.shape[3] >= clips.shape[2]
     if views.spatial > 1 and (across if along_width else down) == 0:
         raise UbenchError(f"{views.spatial} places need clips larger than the crop: train with a zoom above 1")
+    frames = clips.shape[1] // views.temporal
     for moment in range(views.temporal):
+        among = slice(moment * frames, (moment + 1) * frames) if dense else slice(moment, None, views.temporal)
         for place in range(views.spatial):
             share = place / (views.spatial - 1) if views.spatial > 1 else 0.5
             top = round(down * (0.5 if along_width else share))
             left = round(across * (share if along_width else 0.5))
-            yield clips[:, moment :: views.temporal, top : top + height, left : left + width]
+            yield clips[:, among, top : top + height, left : left + width]
