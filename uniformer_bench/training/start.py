@@ -140,7 +140,7 @@ def _load_first_then_others(plan: Plan, cache: Path | None, world: World) -> Cli
 
 def _clips(plan: Plan, data: str, moments: int, cache: Path | None) -> Clips:
     """The clips of `data` for so many moments; lists and their root are those of the plan's own data."""
-    own = plan.data_options if data == plan.data else {"stride": plan.stride}
+    own: Mapping[str, Any] = plan.data_options if data == plan.data else {"stride": plan.stride}
     options: dict[str, Any] = {
         key: Path(value) if key in ("root", "validation") and value else value for key, value in own.items()
     }
