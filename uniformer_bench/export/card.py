@@ -109,7 +109,7 @@ def _graphs(graphs: Sequence[Graph], environment: Mapping[str, Any]) -> str:
     head = ("backend", "file", "largest difference", "ms a clip", "verdict")
     about = (
         f"Logits compared with the model's on random clips, in fp32, {TOLERANCE:g} allowed; batch 1 on "
-        f"{environment.get('threads')} threads of {cell(environment.get('cpu') or 'an unnamed CPU')}, "
+        f"{environment.get('threads')} thread(s) of {cell(environment.get('cpu') or 'an unnamed CPU')}, "
         f"torch {environment.get('torch')}."
     )
     return f"## Files that run without this package\n\n{about}\n\n{_table(head, rows)}"

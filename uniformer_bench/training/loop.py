@@ -132,7 +132,7 @@ def _order(plan: Plan, clips: Clips, steps: int) -> Iterator[Tensor]:
 
 
 def _row(plan: Plan, learner: Learner, clips: Clips, progress: _Progress, each: int, world: World) -> Row:
-    """A row of the log after `progress.done` steps. The accuracy is the first process's to find."""
+    """A row of the log after `progress.done` steps: the loss on this process's share, the accuracy from the first."""
     since = progress.done - (progress.log[-1]["step"] if progress.log else 0)
     loss = progress.losses.item() / since
     if not math.isfinite(loss):
