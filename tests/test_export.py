@@ -192,7 +192,7 @@ def test_architectures_make_the_round_trip(name, tmp_path):
 
 
 def test_another_graph_is_told_from_the_model(tmp_path, monkeypatch):
-    monkeypatch.setattr(graphs, "PLAIN", graphs.PLAIN._replace(depthwise=lambda x, conv: 1.01 * x))
+    monkeypatch.setattr(graphs, "PLAIN", graphs.PLAIN._replace(position=lambda x, conv: 1.5 * x))
     spec = ArchSpec(stages=(StageSpec(mixer="global", depth=1, width=8),), head_dim=4)
     rows = export_graphs(
         with_life(build(spec, 3)), tmp_path, stem="m", protocol=Protocol(device="cpu", frames=4, size=16)
