@@ -3,6 +3,8 @@ PYTHON ?= python3
 # The release the published figures were taken with. `make TORCH=torch setup` takes the newest.
 TORCH ?= torch==2.13.0
 TRIALS ?= 200
+# Where `make bench` leaves its tables; that of the README is one of them.
+BENCH ?= results/2026-11-23_bench_cpu
 BIN := .venv/bin
 
 .PHONY: setup search test lint bench
@@ -28,5 +30,8 @@ lint: .venv/ready
 	$(BIN)/mypy
 
 bench: .venv/ready
-	$(BIN)/python benchmarks/depthwise.py
-	$(BIN)/python benchmarks/clips.py
+	mkdir -p $(BENCH)
+	$(BIN)/python benchmarks/speed.py --json $(BENCH)/speed.json | tee $(BENCH)/speed.txt
+	$(BIN)/python benchmarks/growth.py --results $(BENCH) | tee $(BENCH)/growth.txt
+	$(BIN)/python benchmarks/depthwise_gpu.py | tee $(BENCH)/depthwise_gpu.txt
+	$(BIN)/python docs/readme.py

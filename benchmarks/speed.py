@@ -21,6 +21,7 @@ from uniformer_bench.cost import cost
 from uniformer_bench.measure.memory import peak_memory
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model import build, clips_like, linear
+from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.depthwise import depthwise_conv3d
 from uniformer_bench.model.inference import for_inference
 from uniformer_bench.recipe import Recipe
@@ -35,7 +36,7 @@ Run = Callable[[], object]
 class Row(NamedTuple):
     """One line of the table: `against` is the precision of the reference, `target` the least ratio aimed at."""
 
-    work: str  # inference, training, memory or depthwise
+    work: str  # inference, compiled (the fast one), training, memory or depthwise
     spec: str  # a name in SPECS; for depthwise the kernel
     batch: int
     grid: tuple[int, ...]  # (frames, height, width); for depthwise (C, T, H, W)
@@ -66,6 +67,8 @@ S_CLIP, S_SMALL, TINY_CLIP = (16, 224, 224), (16, 112, 112), (8, 32, 32)
 ROWS = [
     Row("inference", "S", 1, S_CLIP, "fp32", "fp32", 2, 7, 1.8),
     Row("inference", "S", 1, S_CLIP, "bf16", "fp32", 2, 7, 3.5),
+    Row("compiled", "S", 1, S_CLIP, "fp32", "fp32", 2, 7, 2.1),
+    Row("compiled", "S", 1, S_CLIP, "bf16", "fp32", 2, 7, 3.5),
     Row("inference", "S", 1, S_CLIP, "fp32", "fp32", 1, 5, 1.8),
     Row("inference", "S", 1, S_CLIP, "bf16", "fp32", 1, 5, 3.5),
     Row("inference", "S", 1, S_CLIP, "bf16", "bf16", 1, 5, 1.0),
@@ -93,6 +96,17 @@ def inference(row: Row, implementation: str, precision: str) -> Run:
             return model(clips)
 
     return run
+
+
+def compiled(row: Row, implementation: str, precision: str) -> Run:
+    """As inference; the fast one compiled."""
+    if implementation == "reference":
+        return inference(row, implementation, precision)
+    spec, dtype = SPECS[row.spec], DTYPES[precision]
+    clips = clips_like(spec, row.batch, row.grid[0], row.grid[1:]).to(dtype)  # type: ignore[arg-type]  # two sides
+    found = compile_model(for_inference(build(spec, CLASSES).eval().to(dtype)), clips)
+    assert not found.notes, found.notes
+    return lambda: found.run(clips)
 
 
 def training(row: Row, implementation: str, precision: str) -> Run:
@@ -142,7 +156,7 @@ def training_memory(row: Row, implementation: str, precision: str) -> int:
     return peak
 
 
-WORKS = {"inference": inference, "training": training, "depthwise": depthwise}
+WORKS = {"inference": inference, "compiled": compiled, "training": training, "depthwise": depthwise}
 
 
 def times_ms(runs: list[Run], repeats: int, threads: int) -> list[tuple[float, ...]]:
@@ -191,7 +205,7 @@ def measure(row: Row, machine: dict[int, dict[str, float]]) -> dict[str, Any]:
         "ratio": statistics.median(r / f for r, f in pairs),
         "unit": "ms",
     }
-    if row.work == "inference":
+    if row.work in ("inference", "compiled"):
         size = (row.grid[1], row.grid[2])
         gflops = row.batch * cost(SPECS[row.spec], frames=row.grid[0], size=size, num_classes=CLASSES).flops / 1e9
         rate = max(value for name, value in machine[row.threads].items() if name.startswith(row.precision))

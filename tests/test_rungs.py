@@ -41,7 +41,9 @@ def test_no_more_than_the_share_goes_on():
     assert next_up(field[:3], 1 / 3) == 0
     gone = [field[0]._replace(went_on=True), *field[1:]]
     assert next_up(gone, 1 / 3) is None
-    assert next_up([*gone, Climber(9, (0.5, 1.0), False)], 1 / 3) == 9
+    better = [*gone, Climber(9, (-1.0, 1.0), False)]
+    assert next_up(better[:5], 1 / 3) is None  # the one place is taken, though by a worse one
+    assert next_up(better, 1 / 3) == 9
     assert next_up([], 0.5) is None
 
 

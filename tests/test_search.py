@@ -150,9 +150,7 @@ def test_halving_stops_two_of_three_and_goes_on_after_a_stop(folder):
     states = [r["state"] for r in ended.values()]
     climbed = [r for r in ended.values() if not r["baseline"]]
     assert states.count("pruned") == sum(r["state"] == "pruned" for r in climbed)
-    # A third goes on at any time; who went on early may be passed later, so that more than a third have in the end.
-    assert states.count("pruned") >= 12 // 3
-    assert states.count("complete") > 12 // 3 - 1
+    assert 2 <= states.count("complete") <= 12 // 3  # the baseline, which passes, counts among those that went on
     for record in climbed:
         assert [rung["share"] for rung in record["rungs"]] == [0.4]
         assert ("accuracy" in record["metrics"]) == (record["state"] == "complete")

@@ -13,13 +13,14 @@ from uniformer_bench.model.choice import Choice
 
 ROWS = 256  # queries at a time: their affinities stay in the cache while they are normalised and used
 MOST_TOKENS = 4096  # by rows: not tried with more
+FEWEST_CHANNELS = 32  # of a head; below, many small products on several threads lose to PyTorch's kernel
 FEWEST_TOKENS = {torch.float32: 256, torch.bfloat16: 512}  # below, the calls cost more than the cache saves
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """The route that `choose` names."""
     recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    name = choose(q.device.type, q.dtype, q.shape[2], recorded).name
+    name = choose(q.device.type, q.dtype, q.shape[2], recorded, q.shape[3]).name
     if name == "by_rows":
         return compiled_by_rows(q, k, v) if torch.compiler.is_compiling() else by_rows(q, k, v)
     return explicit(q, k, v) if name == "explicit" else F.scaled_dot_product_attention(q, k, v)
@@ -58,12 +59,12 @@ def _by_rows_by_shape(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q.new_empty(batch, n, heads, v.shape[-1]).transpose(1, 2)
 
 
-def choose(device: str, dtype: torch.dtype, tokens: int, recorded: bool) -> Choice:
+def choose(device: str, dtype: torch.dtype, tokens: int, recorded: bool, head_dim: int = 64) -> Choice:
     """Which route serves, and why; `recorded` where gradients will be asked for."""
     if device != "cpu":
         return Choice("fused", f"fused: on {device} PyTorch's kernels keep the affinity on the chip")
     fits = FEWEST_TOKENS.get(dtype, MOST_TOKENS + 1) <= tokens <= MOST_TOKENS
-    if not recorded and linear.AVAILABLE and fits:
+    if not recorded and linear.AVAILABLE and fits and head_dim >= FEWEST_CHANNELS:
         return Choice("by_rows", f"by_rows: {ROWS} queries' affinities to {tokens} tokens fit the cache")
     if dtype == torch.bfloat16 and tokens <= MOST_TOKENS:
         return Choice("explicit", "explicit: on a CPU PyTorch's fused kernel is slower than two products in bfloat16")
