@@ -1,16 +1,22 @@
 """The report's data and figures, by equality on small runs made by hand."""
 
+import html
 import json
 import math
 import re
+import shlex
 
+import click
 import plotly.graph_objects as go
 import pytest
 
 from tests.make_run import make_run
 from uniformer_bench import ArchSpec, cost, variant
+from uniformer_bench.cli import cli
 from uniformer_bench.report.answer import Choice, Step, answer, knee, sentence
 from uniformer_bench.report.arch import Input, read_input, spec_python, spec_yaml, view
+from uniformer_bench.report.architectures import architecture
+from uniformer_bench.report.contents import contents
 from uniformer_bench.report.drawing import COLUMN, TALL, drawing, scale_of, thumbnail
 from uniformer_bench.report.effects import PatternCell, effects, patterns
 from uniformer_bench.report.figures import ROLES, effects_figure, front_figure, pattern_figure, role
@@ -246,6 +252,23 @@ def test_yaml_and_python_give_the_same_spec_back():
     exec("\n".join(line for line in lines if not line.startswith("model")), names)
     assert names["spec"] == spec
     assert lines[-1] == "model = ub.build(spec, num_classes=400)  # (B, 3, 16, 224, 224) -> (B, 400)"
+
+
+def test_the_commands_of_an_architecture_are_ones_that_parse():
+    """Split as a shell does, into a run, a trial and folders; and both verbs take these options."""
+    page = contents(make_run(12))
+    number = next(iter(page.views))
+    block = re.search(r"Commands: train and export.*?<pre[^>]*>(.*?)</pre>", architecture(page, number), re.DOTALL)
+    train, export = (shlex.split(html.unescape(line)) for line in block[1].splitlines())
+    assert train[:2] == ["ubench", "train"]
+    assert train[train.index("--trial") + 1] == str(number)
+    assert export[:3] == ["ubench", "export", train[train.index("--out") + 1]]
+    for words in (train, export):
+        command = cli.commands[words[1]]
+        options, _, _ = command.make_parser(click.Context(command)).parse_args(words[2:])  # raises for unknown ones
+        assert options["out"]
+    others = page._replace(trials=tuple(trial._replace(run="B") for trial in page.trials))
+    assert "ubench train" not in architecture(others, number)
 
 
 def test_what_cannot_be_drawn_has_no_view():

@@ -1,5 +1,7 @@
 """The architectures of a page as HTML: small drawings of the front, two side by side, and the viewer's content."""
 
+import shlex
+
 from uniformer_bench.metrics import METRICS
 from uniformer_bench.report.contents import Contents, title
 from uniformer_bench.report.drawing import drawing, thumbnail
@@ -85,7 +87,7 @@ def _label(trial: Trial) -> str:
 
 
 def architecture(page: Contents, n: int) -> str:
-    """A drawing with the numbers, and two ways to have it."""
+    """A drawing with the numbers, and the ways to have it."""
     trial, view = page.by_number[n], page.views[n]
     numbers = "".join(
         f'<div><dt>{METRICS[key].label}</dt><dd data-k="{key}">{escape(shown(key, value))}</dd></div>'
@@ -94,5 +96,17 @@ def architecture(page: Contents, n: int) -> str:
     )
     return (
         f'<div class="scroll" tabindex="0">{drawing(view, page.scale)}</div><dl class="numbers">{numbers}</dl>'
-        f"{copyable('YAML', view.yaml)}{copyable('Python', view.python)}"
+        f"{copyable('YAML', view.yaml)}{copyable('Python', view.python)}{_commands(page, trial)}"
     )
+
+
+def _commands(page: Contents, trial: Trial) -> str:
+    """What trains a trial in full and exports it; on a page of several runs a number does not name a trial."""
+    if trial.run:
+        return ""
+    run, out = shlex.quote(f"results/{page.name}"), shlex.quote(f"trained/{page.name}-{trial.number}")
+    builtin = (page.info.get("data") or {}).get("kind", "builtin") == "builtin"
+    data = "builtin" if builtin else "YOUR_CLIPS"  # a page says where clips lie in its command only
+    train = f"ubench train --run {run} --trial {trial.number} --data {data} --out {out}"
+    lines = [train, f"ubench export {out} --out {shlex.quote(f'models/{page.name}-{trial.number}')}"]
+    return copyable("Commands: train and export", "\n".join(lines))

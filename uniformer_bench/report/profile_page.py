@@ -152,7 +152,8 @@ def _picture(document: Document) -> str:
     protocol = document["protocol"]
     height, width = protocol["size"]
     given = Input(protocol["frames"], (height, width), document["num_classes"])
-    arch = view(Trial(0, spec=document["spec"]), given)
+    stage_ms = tuple(stage["latency_ms"] for stage in document["stages"])
+    arch = view(Trial(0, spec=document["spec"], stage_ms=stage_ms), given)
     if arch is None:
         return ""
     return f'<figure class="scroll">{drawing(arch, scale_of([arch]))}</figure>{_yaml(arch.yaml)}'
