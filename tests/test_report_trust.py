@@ -78,7 +78,7 @@ def test_a_finalists_values_carry_their_intervals():
 
 
 def test_what_a_fuller_search_records_is_on_the_page_and_nothing_of_it_without():
-    headings = ("What each rung stopped", "How far the short run can be trusted", "Finalists, trained")
+    headings = ("What each rung stopped", "How far the short run can be trusted", "Finalists, measured again")
     full, bare = render(with_evidence(make_run(40))), render(make_run(40))
     assert all(heading in full for heading in headings)
     assert not any(heading in bare for heading in headings)

@@ -266,8 +266,7 @@ def _front_line(row: dict[str, Any]) -> str:
     from uniformer_bench.metrics import METRICS
 
     shown = [m for m in METRICS.values() if m.key in ("accuracy", "latency", "macs", "params")]
-    full = {"latency_ms": row["finalist_latency_ms"]} if row["finalist_latency_ms"] is not None else {}
-    values = [(metric, (row | full).get(metric.column)) for metric in shown]
+    values = [(metric, row.get(metric.column)) for metric in shown]
     cells = [f"{metric.scale * value:.3g} {metric.unit}" for metric, value in values if value is not None]
     return f"trial {row['trial']:>4}  {row['pattern']}  {'  '.join(cells)}  {row['baseline'] or ''}".rstrip()
 

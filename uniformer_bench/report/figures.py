@@ -89,14 +89,15 @@ def line_trace(front: Sequence[Trial], axes: Axes, colour: str = FRONT, dash: st
 def points_trace(name: str, mark: Mark, group: Sequence[Trial], axes: Axes) -> Figure:
     """Trials as marks; those of WITH_ERRORS have error bars, baselines their names."""
     colour = mark.colour
+    quality = _values(group, axes.quality)  # where it is unknown, no cost: axes reach as far as there are points
     return {
         "type": "scatter",
         "mode": "markers",
         "meta": name,
         "name": mark.label,
         "marker": {"symbol": mark.symbol, "size": mark.size, "color": colour, "line": {"width": 1.5, "color": colour}},
-        "x": _values(group, axes.cost),
-        "y": _values(group, axes.quality),
+        "x": [x if y is not None else None for x, y in zip(_values(group, axes.cost), quality, strict=True)],
+        "y": quality,
         "customdata": [t.number for t in group],
         "hoverinfo": "text",
         **(_error_bars(group, axes, colour) if name in WITH_ERRORS else {}),

@@ -86,10 +86,11 @@ def finalists(page: Contents) -> str:
         return ""
     keys = list(dict.fromkeys(key for row in found for key in row if key != "trial"))
     rows = "".join(_finalist(page, row, keys) for row in found)
-    columns = "".join(f'<th scope="col">{escape(label(key))}</th>' for key in keys)
+    heads = ["trial", METRICS[page.answer.axes.quality].label, *(label(key) for key in keys)]
+    columns = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     return (
-        '<h3>Finalists, trained and measured again</h3><div class="scroll" tabindex="0"><table class="plain"><thead>'
-        f'<tr><th scope="col">trial</th><th scope="col">in the search</th>{columns}</tr></thead><tbody>{rows}</tbody>'
+        '<h3>Finalists, measured again</h3><div class="scroll" tabindex="0"><table class="plain"><thead>'
+        f"<tr>{columns}</tr></thead><tbody>{rows}</tbody>"
         "</table></div>"
     )
 
@@ -97,9 +98,10 @@ def finalists(page: Contents) -> str:
 def _finalist(page: Contents, row: Mapping[str, Any], keys: Sequence[str]) -> str:
     trial = page.by_number.get(row["trial"])
     name = f'<button type="button" class="link" data-open="{trial.number}">{trial.label}</button>' if trial else MISSING
-    before = [shown(key, trial.values[key]) for key in page.answer.axes if trial and trial.has(key)] if trial else []
+    quality = page.answer.axes.quality
+    learnt = shown(quality, trial.values[quality]) if trial and trial.has(quality) else MISSING
     cells = "".join(f"<td>{escape(cell(key, row.get(key)))}</td>" for key in keys)
-    return f'<tr><th scope="row">{name}</th><td>{escape(", ".join(before))}</td>{cells}</tr>'
+    return f'<tr><th scope="row">{name}</th><td>{escape(learnt)}</td>{cells}</tr>'
 
 
 def cell(key: str, value: object) -> str:

@@ -1,7 +1,8 @@
 """What a search ends with, measured by the full protocol: the front and the baselines, in turns on a quiet device.
 
 A trial has 0.3 s for its latency, and the best of many short looks are lucky ones. A finalist is looked at until
-its interval is narrow, in turns with those it will be compared to. A trial's own latency stays as it was.
+its interval is narrow, in turns with those it will be compared to. The study keeps what the search went by; the
+run's files and its page have the finalists' latency.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -77,9 +78,11 @@ def measured(contest: Contest, poll: Callable[[], bool]) -> list[dict[str, Any]]
 
 
 def rows_of(finalists: Sequence[Record], documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """`finalists` of run.json: who they are, and their latency."""
+    """`finalists` of run.json: who they are, their latency, and the one that the search went by."""
     names = ("spec_id", "pattern", "baseline")
     return [
-        {"trial": row["number"]} | {name: row[name] for name in names} | {"latency_ms": dict(document)}
+        {"trial": row["number"]}
+        | {name: row[name] for name in names}
+        | {"latency_ms": dict(document), "latency_ms_in_search": row["metrics"]["latency"]}
         for row, document in zip(finalists, documents, strict=True)
     ]

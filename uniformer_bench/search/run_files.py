@@ -88,27 +88,37 @@ def history(
     return rows
 
 
-def front_rows(members: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """front.json: trial, spec_id, every metric under its column's name, and the latency as a finalist; null if none."""
-    measured = {row["trial"]: row["latency_ms"] for row in finalists}
+def remeasured(records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The records with the latency (and throughput) of those that were finalists: a short look beside other work may be
+    far off, and the full protocol's is the one to decide by. What the search saw stays in the finalists' rows."""
+    found = {row["trial"]: row["latency_ms"] for row in finalists}
+    return [_with_latency(row, found[row["number"]]) if row["number"] in found else row for row in records]
+
+
+def _with_latency(record: Mapping[str, Any], latency_ms: Mapping[str, Any]) -> dict[str, Any]:
+    metrics, median = record["metrics"], latency_ms["median"]
+    faster = metrics["latency"] / median
+    changed = {"latency": median, "throughput": metrics["throughput"] * faster}
+    interval = {"latency": list(latency_ms["ci95"])} if latency_ms["ci95"] else {}
+    return {**record, "metrics": metrics | changed, "intervals": record["intervals"] | interval}
+
+
+def front_rows(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """front.json: trial, spec_id and every metric under its column's name."""
     return [
         {"trial": row["number"], "spec_id": row["spec_id"], "pattern": row["pattern"], "baseline": row["baseline"]}
         | {metric.column: row["metrics"].get(metric.key) for metric in METRICS.values()}
-        | _as_finalist(measured.get(row["number"], {}))
         for row in members
     ]
 
 
-def _as_finalist(latency_ms: Mapping[str, Any]) -> dict[str, Any]:
-    return {"finalist_latency_ms": latency_ms.get("median"), "finalist_latency_ci95": latency_ms.get("ci95")}
-
-
 def write_run(run: Path, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Replaces the run's files by what the study holds now."""
+    """Replaces the run's files by what the study holds now, latencies as the finalists' protocol has them."""
+    records = remeasured(records, info.get("finalists", []))
     members = front(records, info["objectives"])
     numbers = {row["number"] for row in members}
     marked = [dict(record, front=record["number"] in numbers) for record in records]
     write_whole(run / "trials.json", to_json(marked))
     write_whole(run / "trials.csv", write_csv(marked))
-    write_whole(run / "front.json", to_json(front_rows(members, info.get("finalists", []))))
+    write_whole(run / "front.json", to_json(front_rows(members)))
     write_whole(run / "run.json", to_json(dict(info)))

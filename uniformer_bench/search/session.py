@@ -27,7 +27,7 @@ from uniformer_bench.search.evaluate import check_measurable
 from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.pareto import Scale
-from uniformer_bench.search.run_files import check_identity, front_rows, identity_hash, write_run
+from uniformer_bench.search.run_files import check_identity, front, front_rows, identity_hash, remeasured, write_run
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, Study, sqlite_url
 from uniformer_bench.space import Space
 
@@ -271,5 +271,5 @@ def _summary(run: Path, page: Path, search: Search) -> dict[str, Any]:
         "trials": {"total": search.counted} | {state: states[state] for state in (*COUNTED, *UNCOUNTED)},
         "objectives": list(search.question.space.objectives),
         "hypervolume": search.hypervolume()["value"],
-        "front": front_rows(search.front(), search.finalists.rows),
+        "front": front_rows(front(remeasured(search.records, search.finalists.rows), search.question.space.objectives)),
     }

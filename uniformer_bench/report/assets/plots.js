@@ -87,7 +87,7 @@ function frontTrace(trace, { x, y }, visible) {
   const numbers = trace.meta === "pick" ? [view.pick] : trace.customdata, trials = numbers.map((n) => BY_NUMBER.get(n));
   const bars = trace.error_x && { error_x: errorBars(trace, "error_x", x), error_y: errorBars(trace, "error_y", y) };
   const chosen = visible && { selectedpoints: trials.flatMap((t, i) => (visible.has(t.number) ? [i] : [])) };
-  return { ...trace, customdata: numbers, x: trials.map((t) => value(t, x)), y: trials.map((t) => value(t, y)), ...bars, ...chosen, ...(trace.text && { textposition: sides(trials, x) }),
+  return { ...trace, customdata: numbers, x: trials.map((t) => (value(t, y) === null ? null : value(t, x))), y: trials.map((t) => value(t, y)), ...bars, ...chosen, ...(trace.text && { textposition: sides(trials, x) }),
     hovertext: trials.map((t) => hoverCached(t, [x, y])), unselected: { marker: { opacity: 0.15 }, textfont: { color: "rgba(0,0,0,0)" } } };
 }
 
