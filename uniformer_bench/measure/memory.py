@@ -239,7 +239,8 @@ def _train(model: nn.Module, shape: tuple[int, ...], protocol: Protocol) -> None
         parameter.grad = torch.zeros_like(parameter)
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    clips = torch.empty(shape, device=protocol.device).contiguous(memory_format=torch.channels_last_3d)  # as to_input's
+    layout = torch.channels_last_3d if len(shape) == 5 else torch.contiguous_format  # as a short run's clips lie
+    clips = torch.empty(shape, device=protocol.device, memory_format=layout)
     labels = torch.zeros(shape[0], dtype=torch.int64, device=protocol.device)
     kind, mixed = protocol.device.split(":")[0], protocol.precision != "fp32"
     with torch.autocast(kind, dtype=protocol.dtype() if mixed else None, enabled=mixed):
