@@ -31,6 +31,7 @@ OTHER_PROCESS = """
 import json, torch
 from torch._dynamo.utils import counters
 from tests.test_compiled import SPEC, compiled_like
+torch.set_num_threads(1)
 compiled_like(SPEC)
 print(json.dumps(counters["inductor"]))
 """

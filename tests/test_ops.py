@@ -118,7 +118,7 @@ def test_only_fast_models_have_an_inference_form():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_attention_by_rows_is_softmax_attention(dtype):
     generator = torch.Generator().manual_seed(0)
-    qkv = torch.randn(2, 600, 3, 2, 8, generator=generator).to(dtype)  # 600 tokens: the last rows are fewer
+    qkv = torch.randn(2, 600, 3, 2, 32, generator=generator).to(dtype)  # 600 tokens: the last rows are fewer
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
     found = attention.attention(q, k, v)
