@@ -14,7 +14,7 @@ from uniformer_bench.report.contents import GALLERY, Contents, gallery_of, optio
 from uniformer_bench.report.drawing import scale_of
 from uniformer_bench.report.figures import Figure
 from uniformer_bench.report.info import COUNTED, History
-from uniformer_bench.report.markup import as_table, copyable, plot, section
+from uniformer_bench.report.markup import as_table, copyable, plot, scroll_table, section
 from uniformer_bench.report.text import MISSING, duration, escape, plural, shown
 from uniformer_bench.runs import Run
 
@@ -129,13 +129,9 @@ def _runs_table(found: Comparison) -> str:
     quality, cost = (METRICS[key].label for key in found.axes)
     heads = ["run", "trials", "complete", "front", "of it unbeaten", f"best {quality}", f"best {cost}", "time"]
     heads += ["hypervolume"] if volumes else []
-    columns = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
     rows = "".join(_run_row(found, i, volumes) for i in range(len(found.sides)))
     note = "Unbeaten: no front member of another run is as good in both and better in one."
-    return (
-        f'<div class="scroll" tabindex="0"><table class="plain"><caption>The runs</caption><thead><tr>{columns}</tr>'
-        f'</thead><tbody>{rows}</tbody></table></div><p class="note">{note}</p>'
-    )
+    return f'{scroll_table(heads, rows, caption="The runs")}<p class="note">{note}</p>'
 
 
 def _run_row(found: Comparison, i: int, volumes: bool) -> str:
@@ -177,12 +173,8 @@ def _went(page: Contents, found: Comparison) -> str:
 
 
 def _differences(found: Comparison) -> str:
-    heads = "".join(f'<th scope="col">{side.letter}</th>' for side in found.sides)
     rows = "".join(_difference(row) for row in found.differences)
-    table = (
-        f'<div class="scroll" tabindex="0"><table class="plain differences"><thead><tr><th scope="col">fact</th>{heads}'
-        f"</tr></thead><tbody>{rows}</tbody></table></div>"
-    )
+    table = scroll_table(["fact", *(side.letter for side in found.sides)], rows, kind="plain differences")
     same = '<p class="note">Nothing that the runs recorded of how they were run differs.</p>'
     commands = "".join(
         copyable(f"Command of {side.letter}", str(side.info["command"]), True)

@@ -32,14 +32,21 @@ def plot(name: str, heading: str, alternative: str) -> str:
 
 def as_table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A plot's numbers as a folded table; cells are text, the first of a row its heading."""
+    table = scroll_table(heads, "".join(table_row(row) for row in rows))
+    return f'<details class="as-table"><summary>As a table</summary>{table}</details>'
+
+
+def scroll_table(heads: Sequence[str], body: str, *, caption: str = "", kind: str = "plain") -> str:
+    """A table that scrolls where it is wider than the page; `heads` and `caption` are text, `body` is rows of HTML."""
     columns = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    body = "".join(_table_row(row) for row in rows)
+    titled = f"<caption>{escape(caption)}</caption>" if caption else ""
     return (
-        '<details class="as-table"><summary>As a table</summary><div class="scroll" tabindex="0"><table class="plain">'
-        f"<thead><tr>{columns}</tr></thead><tbody>{body}</tbody></table></div></details>"
+        f'<div class="scroll" tabindex="0"><table class="{kind}">{titled}<thead><tr>{columns}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
     )
 
 
-def _table_row(row: Sequence[str]) -> str:
-    first, *rest = (escape(cell) for cell in row)
+def table_row(cells: Sequence[str]) -> str:
+    """A row of text, the first cell its heading."""
+    first, *rest = (escape(cell) for cell in cells)
     return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'

@@ -8,7 +8,7 @@ from uniformer_bench.report.answer import Choice
 from uniformer_bench.report.contents import Contents, span, title
 from uniformer_bench.report.figures import axis_title
 from uniformer_bench.report.info import COUNTED, Trial
-from uniformer_bench.report.markup import as_table, section
+from uniformer_bench.report.markup import as_table, scroll_table, section
 from uniformer_bench.report.text import duration, escape, plain, plural, shown
 
 NAV = (
@@ -153,13 +153,9 @@ def _baselines(page: Contents) -> str:
     if not rows:
         return '<p class="note">No baselines were asked for.</p>'
     keys = [*page.answer.axes, *(k for k in ("macs", "params", "memory") if k not in page.answer.axes)]
-    head = "".join(f'<th scope="col">{escape(axis_title(key))}</th>' for key in keys)
     body = "".join(_baseline(trial, keys) for trial in rows)
-    return (
-        '<div class="scroll" tabindex="0"><table class="plain"><caption>Baselines</caption><thead><tr>'
-        f'<th scope="col">baseline</th><th scope="col">pattern</th>{head}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    heads = ["baseline", "pattern", *(axis_title(key) for key in keys)]
+    return scroll_table(heads, body, caption="Baselines")
 
 
 def _baseline(trial: Trial, keys: list[str]) -> str:

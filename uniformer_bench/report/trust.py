@@ -11,7 +11,7 @@ from uniformer_bench.report.contents import Contents
 from uniformer_bench.report.evidence import facts_list, label, words
 from uniformer_bench.report.fidelity import Correlation, correlations, facts, points
 from uniformer_bench.report.info import RungRow, rungs
-from uniformer_bench.report.markup import as_table, plot
+from uniformer_bench.report.markup import as_table, plot, scroll_table, table_row
 from uniformer_bench.report.text import MISSING, duration, escape, number, percent, shown
 from uniformer_bench.runs import known
 
@@ -27,25 +27,14 @@ def stopped_early(page: Contents) -> str:
     if not found:
         return ""
     heads = ("epochs", "reached it", "stopped here", "share stopped", "least loss", "time")
-    rows = "".join(_row((f"{row.epochs:g}", *_rung(row))) for row in found)
+    rows = "".join(table_row((f"{row.epochs:g}", *_rung(row))) for row in found)
     curves = plot("plot-rungs", "Training loss by rung", "") if "plot-rungs" in page.figures else ""
-    return f"<h3>What each rung stopped</h3>{_table(heads, rows)}{curves}"
+    return f"<h3>What each rung stopped</h3>{scroll_table(heads, rows)}{curves}"
 
 
 def _rung(row: RungRow) -> tuple[str, ...]:
     best = f"{row.best:.3f}" if row.best is not None else MISSING
     return str(row.reached), str(row.stopped), percent(row.stopped / row.reached), best, duration(row.seconds)
-
-
-def _table(heads: Sequence[str], rows: str) -> str:
-    columns = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    table = f'<table class="plain"><thead><tr>{columns}</tr></thead><tbody>{rows}</tbody></table>'
-    return f'<div class="scroll" tabindex="0">{table}</div>'
-
-
-def _row(cells: Sequence[str]) -> str:
-    first, *rest = (escape(cell) for cell in cells)
-    return f'<tr><th scope="row">{first}</th>{"".join(f"<td>{cell}</td>" for cell in rest)}</tr>'
 
 
 def fidelity_card(page: Contents) -> str:
@@ -55,8 +44,8 @@ def fidelity_card(page: Contents) -> str:
         return ""
     warnings = "".join(f"<li>{escape(words(each))}</li>" for each in document.get("warnings") or [])
     said = f'<ul class="cautions">{warnings}</ul>' if warnings else ""
-    rows = "".join(_row(_correlation(each)) for each in correlations(document))
-    table = _table(("of", "tau", "95 % interval", "trials", ""), rows) if rows else ""
+    rows = "".join(table_row(_correlation(each)) for each in correlations(document))
+    table = scroll_table(("of", "tau", "95 % interval", "trials", ""), rows) if rows else ""
     return (
         f'<h3>How far the short run can be trusted</h3>{said}<p class="note">{TRUST}</p><div class="two"><div>{table}'
         f"{facts_list('', facts(document))}</div>{_scatter(page)}</div>"
@@ -87,12 +76,7 @@ def finalists(page: Contents) -> str:
     keys = list(dict.fromkeys(key for row in found for key in row if key != "trial"))
     rows = "".join(_finalist(page, row, keys) for row in found)
     heads = ["trial", METRICS[page.answer.axes.quality].label, *(label(key) for key in keys)]
-    columns = "".join(f'<th scope="col">{escape(head)}</th>' for head in heads)
-    return (
-        '<h3>Finalists, measured again</h3><div class="scroll" tabindex="0"><table class="plain"><thead>'
-        f"<tr>{columns}</tr></thead><tbody>{rows}</tbody>"
-        "</table></div>"
-    )
+    return f"<h3>Finalists, measured again</h3>{scroll_table(heads, rows)}"
 
 
 def _finalist(page: Contents, row: Mapping[str, Any], keys: Sequence[str]) -> str:
