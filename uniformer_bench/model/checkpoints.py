@@ -5,6 +5,7 @@ safetensors files hold no code. Whatever else a file may be is one UbenchError.
 """
 
 import argparse
+import io
 import re
 import warnings
 from collections.abc import Mapping
@@ -17,6 +18,7 @@ from safetensors.torch import load
 from torch import Tensor
 
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.files import write_whole
 from uniformer_bench.model.uniformer import UniFormer
 from uniformer_bench.model.weights import Loaded, load_weights
 
@@ -69,6 +71,13 @@ def read_pickled(path: Path) -> object:
                 raise UbenchError(f"{path} {_refusal(error)}") from None
     except OSError as error:
         raise UbenchError(f"{path} cannot be read: {error.strerror}") from None
+
+
+def write_pickled(path: Path, content: object) -> None:
+    """Replaces a file whole by what torch.save writes of tensors and plain data, for read_pickled."""
+    file = io.BytesIO()
+    torch.save(content, file)
+    write_whole(path, file.getvalue())
 
 
 def _refusal(error: Exception) -> str:

@@ -17,7 +17,7 @@ from uniformer_bench.data.clips import Clips
 from uniformer_bench.errors import SpecError
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
-from uniformer_bench.search.evaluate import Result, Task, evaluate, trained_spec
+from uniformer_bench.search.evaluate import Result, Task, evaluate, trained_spec, without_numbers
 from uniformer_bench.search.executors import LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.finalists import ALL_S, EACH_S, Contest, Finalists, finalists_of, measured, rows_of
@@ -251,13 +251,13 @@ class Search:
         try:
             candidate = space.candidate(optuna_pick(trial))
         except SpecError as error:
-            self._finish(trial, None, "refused", Result("refused", str(error), {}, {}, {}, [], []))
+            self._finish(trial, None, without_numbers("refused", str(error)))
             return False
         reason = broken_limit(self._closed_form(candidate), space.constraints)
         if candidate.spec.id in self._known or candidate.spec.id in self._flying():
             self._repeat(trial, candidate)
         elif reason:
-            self._finish(trial, candidate, "refused", Result("refused", reason, {}, {}, {}, [], []))
+            self._finish(trial, candidate, without_numbers("refused", reason))
         else:
             self._launch(Flight(trial, candidate, ""), executor)
             return True
@@ -308,7 +308,7 @@ class Search:
 
     def _tell(self, number: int, result: Result) -> None:
         flight = self._in_flight.pop(number)
-        record = joined(flight.record, self._record(flight.trial, flight.candidate, result.state, result))
+        record = joined(flight.record, self._record(flight.trial, flight.candidate, result))
         if result.state == "paused":
             self.study.pause(flight.trial, record)
             self._paused[number] = flight._replace(record=record)
@@ -319,14 +319,11 @@ class Search:
     def _repeat(self, trial: optuna.Trial, candidate: Candidate) -> None:
         """An architecture the study has is not evaluated again: the reason names the trial that was."""
         known = self._known.get(candidate.spec.id)
-        if known is None:
-            result = Result("repeated", "the architecture is being evaluated", {}, {}, {}, [], [])
-        else:
-            result = Result("repeated", f"the architecture of trial {known['number']}", {}, {}, {}, [], [])
-        self._finish(trial, candidate, "repeated", result)
+        where = f"of trial {known['number']}" if known else "is being evaluated"
+        self._finish(trial, candidate, without_numbers("repeated", f"the architecture {where}"))
 
-    def _finish(self, trial: optuna.Trial, candidate: Candidate | None, state: str, result: Result) -> None:
-        self._close(trial, self._record(trial, candidate, state, result))
+    def _finish(self, trial: optuna.Trial, candidate: Candidate | None, result: Result) -> None:
+        self._close(trial, self._record(trial, candidate, result))
 
     def _close(self, trial: optuna.Trial, record: Record) -> None:
         self.study.tell(trial, record, self.question.space.constraints)
@@ -335,10 +332,9 @@ class Search:
             self._known[record["spec_id"]] = record
         self._fix_scales()
 
-    def _record(self, trial: optuna.Trial, candidate: Candidate | None, state: str, result: Result) -> Record:
+    def _record(self, trial: optuna.Trial, candidate: Candidate | None, result: Result) -> Record:
         closed = self._closed_form(candidate) if candidate else {}
-        whole = result._replace(state=state, metrics=closed | result.metrics)
-        return record_of(trial, candidate, whole, self.elapsed_s)
+        return record_of(trial, candidate, result._replace(metrics=closed | result.metrics), self.elapsed_s)
 
     def _mark_interrupted(self, numbers: list[int]) -> None:
         """What was cut short is queued again; what had paused before lies where it paused."""
@@ -347,8 +343,8 @@ class Search:
             if flight.record:
                 self._paused[number] = flight
                 continue
-            result = Result("interrupted", "the search was stopped; queued again", {}, {}, {}, [], [])
-            record = self._record(flight.trial, flight.candidate, "interrupted", result)
+            result = without_numbers("interrupted", "the search was stopped; queued again")
+            record = self._record(flight.trial, flight.candidate, result)
             self.study.interrupt(flight.trial, record)
             self.records.append(record)
 

@@ -26,6 +26,7 @@ from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.model import build, clips_like
+from uniformer_bench.model.checkpoints import read_pickled, write_pickled
 from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.inference import for_inference
 from uniformer_bench.model.uniformer import UniFormer
@@ -74,6 +75,11 @@ class Result(NamedTuple):
     rungs: MutableSequence[dict[str, float]]
 
 
+def without_numbers(state: str, reason: str | None) -> Result:
+    """A result of which nothing is known but how it ended."""
+    return Result(state, reason, {}, {}, {}, [], [])
+
+
 @functools.cache
 def _clips(**data: Any) -> Clips:
     return load_clips(**data)
@@ -96,7 +102,7 @@ class _EndTrialError(Exception):
 def evaluate(task: Task) -> Result:
     """Measures and trains. Raises only for what is nobody's state, such as a lost file."""
     turns = turns_of(task.turns)
-    found = Result("complete", None, {}, {}, {}, [], [])
+    found = without_numbers("complete", None)
     with turns.working():
         try:
             _evaluate(task, turns, found)
@@ -229,7 +235,9 @@ def _advanced(task: Task, model: UniFormer, clips: Clips, turns: Turns, found: R
     device, precision = task.protocol.device, task.protocol.precision
     run = ShortRun(model, clips.train, task.recipe, device=device, precision=precision, seed=task.seed)
     if task.resumed and task.paused is not None and task.paused.exists():  # else it starts again, and comes to the same
-        run.restore(torch.load(task.paused, map_location=device, weights_only=True))
+        state = read_pickled(task.paused)
+        assert isinstance(state, dict), "a pause writes the state as a mapping"
+        run.restore(state)
     for share in sorted({*(share for share in task.rungs if share < task.until), task.until}):
         step = max(1, round(share * run.steps))
         if run.step < step:
@@ -239,15 +247,8 @@ def _advanced(task: Task, model: UniFormer, clips: Clips, turns: Turns, found: R
                 seen = {"share": share, "epochs": share * task.recipe.epochs, "loss": run.recent_loss()}
                 found.rungs.append(seen | {"seconds": run.seconds - before_s})
     if task.until < 1 and task.paused is not None:
-        _save(run, task.paused)
+        write_pickled(task.paused, run.state())
     return run
-
-
-def _save(run: ShortRun, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    torch.save(run.state(), part)
-    part.replace(path)
 
 
 def trained_spec(spec: ArchSpec, recipe: Recipe) -> ArchSpec:

@@ -13,7 +13,7 @@ from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from uniformer_bench.search.evaluate import Result
+from uniformer_bench.search.evaluate import Result, without_numbers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -63,15 +63,11 @@ class LocalExecutor(Generic[T, R]):
         try:
             return future.result()
         except FutureTimeoutError:
-            return _failure("timeout", f"a trial must end within {self._timeout_s:g} s, and this did not")
+            return without_numbers("timeout", f"a trial must end within {self._timeout_s:g} s, and this did not")
         except ProcessExpired as error:
-            return _failure("crashed", _death(error.exitcode))
+            return without_numbers("crashed", _death(error.exitcode))
         except Exception as error:  # whatever a trial raised is its own end, not the study's
-            return _failure("crashed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
-
-
-def _failure(state: str, reason: str) -> Result:
-    return Result(state, reason, {}, {}, {}, [], [])
+            return without_numbers("crashed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
 
 def _death(code: int) -> str:

@@ -4,16 +4,13 @@ It is what torch.save writes of tensors and plain data, read with weights_only; 
 every reader of checkpoints looks, `ubench train --init` among them.
 """
 
-import io
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.files import write_whole
-from uniformer_bench.model.checkpoints import read_pickled
+from uniformer_bench.model.checkpoints import read_pickled, write_pickled
 from uniformer_bench.model.uniformer import UniFormer, build
 from uniformer_bench.training.plan import Plan
 
@@ -47,9 +44,7 @@ class Saved(NamedTuple):
 def write_saved(path: Path, saved: Saved) -> None:
     """Replaces the file whole."""
     plain = saved._asdict() | {"format": FORMAT, "plan": saved.plan.to_dict(), "classes": list(saved.classes)}
-    content = io.BytesIO()
-    torch.save(plain, content)
-    write_whole(path, content.getvalue())
+    write_pickled(path, plain)
 
 
 def read_saved(path: Path) -> Saved:
