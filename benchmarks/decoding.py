@@ -22,7 +22,8 @@ from uniformer_bench.data import load_clips
 from uniformer_bench.data.listing import Video
 from uniformer_bench.data.sources import read_listing
 from uniformer_bench.data.video import sample_indices
-from uniformer_bench.data.videos import read_video, reader_threads, side_by_side
+from uniformer_bench.data.videos import read_video, side_by_side
+from uniformer_bench.measure.protocol import default_threads
 
 FRAMES, SIZE = 16, (112, 112)
 LENGTH, HEIGHT, WIDTH = 64, 240, 320
@@ -81,7 +82,7 @@ def run_bare(videos: list[Video], threads: int) -> None:
 
 
 def compare(videos: list[Video], parts: int) -> None:
-    threads = reader_threads()
+    threads = default_threads()
     ratios: list[tuple[float, float]] = []
     total = np.zeros((2, 2))
     for place, part in enumerate(np.array_split(np.arange(len(videos)), parts)):
@@ -111,7 +112,7 @@ def main(count: int, parts: int) -> None:
         write_videos(root, count)
         videos = read_listing(root).videos
         clip = f"{FRAMES}x{SIZE[0]}x{SIZE[1]}"
-        print(f"{count} clips of {clip}, {reader_threads()} files at a time, PyAV {av.__version__}", flush=True)
+        print(f"{count} clips of {clip}, {default_threads()} files at a time, PyAV {av.__version__}", flush=True)
         compare(videos, parts)
         starts(root, Path(folder) / "cache")
 

@@ -19,8 +19,9 @@ from rich.table import Table
 from uniformer_bench.data.listing import SPLITS, Listing, Video
 from uniformer_bench.data.splits import Reading, find_faults
 from uniformer_bench.data.video import Facts
-from uniformer_bench.data.videos import Sampling, Watch, read_video, reader_threads, side_by_side
+from uniformer_bench.data.videos import Sampling, Watch, read_video, side_by_side
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.protocol import default_threads
 
 SHOWN = 20  # lines of a table, bad clips and copies; the document has all of them
 
@@ -69,7 +70,7 @@ def check_data(
         "sampling": {"frames": sampling.frames, "size": list(sampling.size), "stride": sampling.stride},
         "cache_bytes": len(listing.videos) * int(np.prod(sampling.shape)),
         "decoding_s": seconds * len(listing.videos) / len(videos),
-        "readers": reader_threads(),
+        "readers": default_threads(),
     }  # fmt: skip
 
 

@@ -7,11 +7,10 @@ end like a video, are not looked at.
 import os
 from pathlib import Path
 
-from uniformer_bench.data.listing import Row
+from uniformer_bench.data.listing import VIDEO_SUFFIXES, Row
 from uniformer_bench.data.pictures import PICTURE_SUFFIXES
 from uniformer_bench.errors import UbenchError
 
-SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
 SPLIT_FOLDERS = {"train": "train", "val": "validation", "validation": "validation", "test": "test"}
 
 
@@ -59,7 +58,7 @@ def _clips(folder: Path) -> list[Path]:
 
 
 def _is_video(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def _has_pictures(folder: Path) -> bool:
@@ -75,7 +74,6 @@ def _class_names(folder: Path) -> list[str]:
         )
     for entry in folders:
         if not _clips(entry):
-            raise UbenchError(
-                f"a class folder must hold videos ({' '.join(SUFFIXES)}) or folders of pictures, got none in {entry}"
-            )
+            videos = " ".join(VIDEO_SUFFIXES)
+            raise UbenchError(f"a class folder must hold videos ({videos}) or folders of pictures, got none in {entry}")
     return [entry.name for entry in folders]

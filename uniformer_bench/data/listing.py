@@ -13,6 +13,7 @@ from typing import NamedTuple
 from uniformer_bench.errors import UbenchError
 
 SPLITS = ("train", "validation", "test")
+VIDEO_SUFFIXES = (".mp4", ".avi", ".mkv", ".webm", ".mov", ".m4v", ".mpg", ".mpeg", ".gif")
 
 
 class Row(NamedTuple):

@@ -4,10 +4,10 @@ import csv
 import re
 from typing import NamedTuple
 
-from uniformer_bench.data.listing import Row
+from uniformer_bench.data.listing import VIDEO_SUFFIXES, Row
 from uniformer_bench.errors import UbenchError
 
-SUFFIX = r"\.(?:mp4|avi|mkv|webm|mov|m4v|mpg|mpeg|gif)"
+SUFFIX = f"(?:{'|'.join(map(re.escape, VIDEO_SUFFIXES))})"
 COLUMNS = {  # what a header may call a column
     "path": ("path", "video", "video_path", "file", "filename", "clip"),
     "label": ("label", "class", "class_name", "category"),

@@ -25,6 +25,7 @@ from uniformer_bench.data.pictures import read_pictures
 from uniformer_bench.data.splits import Reading, deal, find_faults
 from uniformer_bench.data.video import Facts, UnreadableError, read_clip
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.protocol import default_threads
 
 VERSION = 2  # of how clips are made: part of the cache's key
 MAX_BAD = 0.1  # share of the videos that may be left out
@@ -212,11 +213,6 @@ def _scratch(directory: Path, count: int, shape: tuple[int, ...]) -> np.ndarray:
 # --- reading ---
 
 
-def reader_threads() -> int:
-    """Files read at the same time: one a core, as PyAV decodes outside Python's lock and each with one thread."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _read_all(videos: Sequence[Video], rows: np.ndarray, stride: int, watch: Watch | None) -> list[Reading]:
     """Fills rows[i] (T, H, W, 3) from videos[i], whatever the order in which the files get done."""
     readings = []
@@ -228,8 +224,9 @@ def _read_all(videos: Sequence[Video], rows: np.ndarray, stride: int, watch: Wat
 
 
 def side_by_side(work: Callable[[Item], Outcome], items: Sequence[Item]) -> Iterator[Outcome]:
-    """What comes of each item, in their order, as many at a time as there are readers."""
-    pool = ThreadPoolExecutor(reader_threads())
+    """What comes of each item, in their order; one file a core at a time, as PyAV decodes outside Python's lock and
+    each with one thread."""
+    pool = ThreadPoolExecutor(default_threads())
     try:
         yield from pool.map(work, items)
     finally:
