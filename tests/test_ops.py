@@ -161,11 +161,11 @@ def test_each_choice_says_why(monkeypatch):
     fp32, bf16 = torch.float32, torch.bfloat16
     monkeypatch.setattr(linear, "AVAILABLE", True)
     cases = [
-        (attention.choose("cuda", bf16, 1568, False), "fused", "cuda"),
-        (attention.choose("cpu", fp32, 1568, False), "by_rows", "1568 tokens"),
-        (attention.choose("cpu", fp32, 1568, True), "fused", "whole affinity"),
-        (attention.choose("cpu", bf16, 64, False), "explicit", "bfloat16"),
-        (attention.choose("cpu", fp32, 100_000, False), "fused", "whole affinity"),
+        (attention.choose("cuda", bf16, 1568, False, 64), "fused", "cuda"),
+        (attention.choose("cpu", fp32, 1568, False, 64), "by_rows", "1568 tokens"),
+        (attention.choose("cpu", fp32, 1568, True, 64), "fused", "whole affinity"),
+        (attention.choose("cpu", bf16, 64, False, 64), "explicit", "bfloat16"),
+        (attention.choose("cpu", fp32, 100_000, False, 64), "fused", "whole affinity"),
         (linear.choose("cuda", fp32, 4096, False), "torch", "cuda"),
         (linear.choose("cpu", torch.float64, 4096, False), "torch", "float64"),
         (linear.choose("cpu", bf16, 4096, True), "torch", "bfloat16"),
@@ -178,7 +178,7 @@ def test_each_choice_says_why(monkeypatch):
         assert reason in choice.why
     monkeypatch.setattr(linear, "AVAILABLE", False)
     assert linear.choose("cpu", fp32, 4096, True).name == "torch"
-    assert attention.choose("cpu", fp32, 1568, False).name == "fused"
+    assert attention.choose("cpu", fp32, 1568, False, 64).name == "fused"
 
 
 def test_residual_sums_are_in_place_only_where_nothing_is_recorded():

@@ -177,7 +177,6 @@ def search(as_json: bool, debug: bool, **options: Any) -> None:
 
 
 def _space(options: dict[str, Any]) -> "Space":
-    from uniformer_bench.metrics import LIMITS
     from uniformer_bench.space import load_space, with_overrides
 
     name = options["space_name"]
@@ -185,9 +184,8 @@ def _space(options: dict[str, Any]) -> "Space":
         from uniformer_bench.measure.protocol import resolve_device
 
         name = "tiny" if resolve_device(options["device"]) == "cpu" else "compact_112"
-    limits = {key: options[key] for key in LIMITS if options[key] is not None}
     objectives = tuple(options["objectives"].split(",")) if options["objectives"] else None
-    return with_overrides(load_space(name), objectives=objectives, constraints=limits)
+    return with_overrides(load_space(name), objectives=objectives, constraints=_limits(options))
 
 
 def _search_options(space: "Space", options: dict[str, Any]) -> Any:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from uniformer_bench.errors import NothingFeasibleError, UbenchError
-from uniformer_bench.metrics import LIMITS, METRICS, broken_limit, find_metric
+from uniformer_bench.metrics import LIMITS, METRICS, Metric, broken_limit, find_metric
 from uniformer_bench.runs import Record, Run
 
 
@@ -50,4 +50,9 @@ def _text(limits: Mapping[str, float]) -> str:
 def measured(record: Record) -> list[tuple[str, str]]:
     """(label, value with unit) of every number of a trial, for people."""
     rows = [(metric, record["metrics"].get(metric.key)) for metric in METRICS.values()]
-    return [(m.label, f"{m.scale * value:.4g} {m.unit}") for m, value in rows if value is not None]
+    return [in_words(metric, value) for metric, value in rows if value is not None]
+
+
+def in_words(metric: Metric, value: float) -> tuple[str, str]:
+    """(label, value with unit), for people."""
+    return metric.label, f"{metric.scale * value:.4g} {metric.unit}"

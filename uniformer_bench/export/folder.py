@@ -23,8 +23,9 @@ from uniformer_bench.files import to_json, write_whole
 from uniformer_bench.measure.environment import environment
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.metrics import METRICS
 from uniformer_bench.model.uniformer import UniFormer, build
-from uniformer_bench.picks import measured, pick_trial
+from uniformer_bench.picks import in_words, measured, pick_trial
 from uniformer_bench.runs import load_records
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.training.saved import read_saved
@@ -87,11 +88,7 @@ def from_trial(path: Path, trial: int | None, limits: Mapping[str, float]) -> Co
 
 def _closed_form(spec: ArchSpec, frames: int, size: tuple[int, int], classes: int) -> list[tuple[str, str]]:
     total = cost(spec, frames=frames, size=size, num_classes=classes)
-    return [
-        ("parameters", f"{total.params / 1e6:.4g} M"),
-        ("MACs", f"{total.macs / 1e9:.4g} G"),
-        ("FLOPs", f"{total.flops / 1e9:.4g} G"),
-    ]
+    return [in_words(METRICS[key], getattr(total, key)) for key in ("params", "macs", "flops")]
 
 
 def export(content: Content, out: Path, *, threads: int = 1) -> dict[str, Any]:

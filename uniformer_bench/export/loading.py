@@ -15,6 +15,7 @@ from uniformer_bench.model.checkpoints import read_checkpoint
 from uniformer_bench.model.uniformer import UniFormer, build
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import to_input
+from uniformer_bench.training.testing import ONE_VIEW, views_of
 
 
 class Exported(NamedTuple):
@@ -50,11 +51,9 @@ def predict(exported: Exported, video: str | Path, top: int = 5) -> list[tuple[s
         read_clip(Path(video), clip, at["stride"] or 0)
     except UnreadableError as error:
         raise UbenchError(f"{video} {error}") from None
-    (height, width), (high, wide) = at["size"], at["resize"]
-    top_edge, left = round((high - height) / 2), round((wide - width) / 2)
-    crop = clip[None, :, top_edge : top_edge + height, left : left + width]
+    (crop,) = views_of(torch.from_numpy(clip[None]), tuple(at["size"]), ONE_VIEW)
     with torch.inference_mode():
-        probabilities = exported.model(to_input(torch.from_numpy(np.ascontiguousarray(crop))))[0].softmax(0)
+        probabilities = exported.model(to_input(crop))[0].softmax(0)
     best = probabilities.topk(min(top, len(probabilities)))
     labels = exported.config["id2label"]
     return [(labels[str(i)], p) for p, i in zip(best.values.tolist(), best.indices.tolist(), strict=True)]

@@ -221,7 +221,8 @@ class _Repeats(NamedTuple):
         return half_width(self.samples)
 
     def reached(self, target: float) -> bool:
-        return self.width is not None and self.width <= target
+        width = self.width  # sorts all samples
+        return width is not None and width <= target
 
 
 def _repeat(runs: Sequence[Run], clock: Stopwatch, turns: _Turns) -> list[_Repeats]:

@@ -59,7 +59,7 @@ def _by_rows_by_shape(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return q.new_empty(batch, n, heads, v.shape[-1]).transpose(1, 2)
 
 
-def choose(device: str, dtype: torch.dtype, tokens: int, recorded: bool, head_dim: int = 64) -> Choice:
+def choose(device: str, dtype: torch.dtype, tokens: int, recorded: bool, head_dim: int) -> Choice:
     """Which route serves, and why; `recorded` where gradients will be asked for."""
     if device != "cpu":
         return Choice("fused", f"fused: on {device} PyTorch's kernels keep the affinity on the chip")
