@@ -14,6 +14,7 @@ from torch._dynamo.utils import counters
 
 from tests.test_measure_clocks import Cuda
 from uniformer_bench.measure.clocks import capture_graph
+from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.model.compiled import FOLDER, compile_model
 from uniformer_bench.spec import ArchSpec, PatchSpec, StageSpec
@@ -40,10 +41,8 @@ print(json.dumps(counters["inductor"]))
 @pytest.fixture(autouse=True)
 def one_thread():
     """Like a worker, and like the other process of these tests."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with thread_count(1):
+        yield
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -12,6 +12,7 @@ from torch.profiler import ProfilerActivity, profile
 from uniformer_bench.files import to_json
 from uniformer_bench.measure import memory as room
 from uniformer_bench.measure.memory import Found, GpuPeak, LiveBytes, is_out_of_memory, peak_memory, weights_bytes
+from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.variants import variant
@@ -53,10 +54,8 @@ def test_training_by_hand_where_activations_rule():
 @pytest.fixture(autouse=True)
 def one_thread():
     """With two, kernels of the reference take scratch memory, which the profiler sees and no live tensor is."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+    with thread_count(1):
+        yield
 
 
 def _profiled_peak(run):

@@ -21,6 +21,7 @@ from uniformer_bench.data import load_clips
 from uniformer_bench.data.clips import Clips, Split
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.measure.accuracy import Accuracy
+from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.spec import ArchSpec, StageSpec
@@ -344,10 +345,8 @@ def test_two_processes_train_one_model_which_is_then_tested(tmp_path):
     saved = read_saved(tmp_path / "out")
     assert saved.plan.stride == 2
     clips = load_clips(str(data), 4, (20, 20), 0, tmp_path / "cache", stride=2)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # AdamW's first step is the gradient's sign, which rounding decides under a BatchNorm
-    expected = one_step_by_hand(saved.plan, clips, 2)
-    torch.set_num_threads(threads)
+    with thread_count(1):  # AdamW's first step is the gradient's sign, which rounding decides under a BatchNorm
+        expected = one_step_by_hand(saved.plan, clips, 2)
     for name, value in expected.named_parameters():
         torch.testing.assert_close(saved.model[name], value.detach(), msg=name)
 
