@@ -1,0 +1,166 @@
+"""The verb that searches."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from uniformer_bench.cli.options import common, limits_of, listed, listing_options, seconds_of
+from uniformer_bench.cli.output import console, print_document
+
+if TYPE_CHECKING:
+    from uniformer_bench.space import Space
+
+
+@click.command()
+@common
+@click.option("--trials", type=click.IntRange(1), default=200, show_default=True, help="Trials the study shall hold.")
+@click.option("--space", "space_name", help="A space's name or file.  [default: tiny on a CPU, compact_112 on a GPU]")
+@click.option(
+    "--data",
+    default="builtin",
+    show_default=True,
+    help="builtin, a folder with a sub-folder per class, or a list of clips; see `ubench data check`.",
+)
+@listed
+@click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    help="Share of the videos that may be left out.",
+)
+@click.option(
+    "--cache-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    default=20.0,
+    show_default=True,
+    help="GB that the cache of decoded data may hold.",
+)
+@click.option("--objectives", help="Metrics to trade off, as accuracy,latency.  [default: the space's]")
+@click.option("--max-latency-ms", type=float, help="Upper limit on latency.")
+@click.option("--max-memory-mb", type=float, help="Upper limit on inference memory, MB of 10^6 bytes.")
+@click.option("--max-gmacs", type=float, help="Upper limit on MACs, in billions.")
+@click.option("--max-params-m", type=float, help="Upper limit on parameters, in millions.")
+@click.option("--sampler", default="tpe", show_default=True, help="tpe, nsga2, gp or random.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@click.option("--compile", "compiled", is_flag=True, help="Measure latency under torch.compile.")
+@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a GPU, or one a core]")
+@click.option("--storage", help="An Optuna storage URL.  [default: SQLite in the run's folder]")
+@click.option("--run", "run_name", help="The run's name.  [default: from the question asked]")
+@click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Runs.")
+@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]")
+@click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
+@click.option("--budget", help="Time to stop in, as 90s, 30m or 2h.")
+@click.option("--dry-run", is_flag=True, help="Check everything, build 20 architectures, train nothing.")
+def search(as_json: bool, debug: bool, **options: Any) -> None:
+    """Run or resume a search until its study holds TRIALS trials, and write its report.
+
+    Running the same command again resumes it; another question starts another run.
+    """
+    space = _space(options)
+    if options["dry_run"]:
+        from uniformer_bench.measure.protocol import resolve_device
+        from uniformer_bench.search.plan import dry_run, plan_text
+
+        device = resolve_device(options["device"])
+        document = dry_run(
+            space,
+            data=options["data"],
+            listing=listing_options(options),
+            trials=options["trials"],
+            seed=options["seed"],
+            device=device,
+        )
+        print_document(document, as_json, plan_text(document))
+        return
+    from uniformer_bench.data.progress import DecodingBar
+    from uniformer_bench.search.display import Display
+    from uniformer_bench.search.session import run_search
+
+    terminal = console()
+    with DecodingBar(terminal) as bar, Display(terminal, space.objectives) as display:
+        finished = run_search(_search_options(space, options), display.show, bar)
+    print_document(finished.document, as_json, _search_text(finished.document))
+    if finished.stopped.signal is not None:
+        sys.exit(128 + finished.stopped.signal)
+    if not finished.document["front"]:
+        raise click.exceptions.Exit(3)
+
+
+def _space(options: dict[str, Any]) -> "Space":
+    from uniformer_bench.space import load_space, with_overrides
+
+    name = options["space_name"]
+    if name is None:
+        from uniformer_bench.measure.protocol import resolve_device
+
+        name = "tiny" if resolve_device(options["device"]) == "cpu" else "compact_112"
+    objectives = tuple(options["objectives"].split(",")) if options["objectives"] else None
+    return with_overrides(load_space(name), objectives=objectives, constraints=limits_of(options))
+
+
+def _search_options(space: "Space", options: dict[str, Any]) -> Any:
+    from uniformer_bench.search.session import Options
+
+    return Options(
+        space=space,
+        trials=options["trials"],
+        data=options["data"],
+        device=options["device"],
+        precision=options["precision"],
+        compile=options["compiled"],
+        sampler=options["sampler"],
+        seed=options["seed"],
+        workers=options["workers"],
+        storage=options["storage"],
+        run=options["run_name"],
+        results=options["results"],
+        reports=options["reports"],
+        cache=options["cache"],
+        timeout_s=options["trial_timeout"],
+        budget_s=seconds_of(options["budget"]),
+        command=_command_line(),
+        data_options={
+            **listing_options(options),
+            "stride": options["data_stride"],
+            "max_bad": options["max_bad"],
+            "cache_limit_gb": options["cache_limit"],
+        },
+    )
+
+
+def _command_line() -> str:
+    """The command as typed, with what may hold a password left out."""
+    words = ["ubench", *sys.argv[1:]]
+    for i, word in enumerate(words):
+        if word == "--storage" and i + 1 < len(words):
+            words[i + 1] = "…"
+        elif word.startswith("--storage="):
+            words[i] = "--storage=…"
+    return shlex.join(words)
+
+
+def _search_text(document: dict[str, Any]) -> str:
+    states = ", ".join(f"{count} {state}" for state, count in document["trials"].items() if count and state != "total")
+    lines = [
+        f"{document['trials']['total']} trials ({states}) in {document['elapsed_s']:.0f} s",
+        f"front of {len(document['front'])}:",
+        *(f"  {_front_line(row)}" for row in document["front"]),
+        f"run     {document['run']}",
+        f"report  {document['report']}",
+    ]
+    return "\n".join(lines)
+
+
+def _front_line(row: dict[str, Any]) -> str:
+    from uniformer_bench.metrics import METRICS
+
+    shown = [m for m in METRICS.values() if m.key in ("accuracy", "latency", "macs", "params")]
+    values = [(metric, row.get(metric.column)) for metric in shown]
+    cells = [f"{metric.scale * value:.3g} {metric.unit}" for metric, value in values if value is not None]
+    return f"trial {row['trial']:>4}  {row['pattern']}  {'  '.join(cells)}  {row['baseline'] or ''}".rstrip()
