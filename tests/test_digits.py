@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from uniformer_bench.data import digits
-from uniformer_bench.data.digits import CLASSES, COUNTS, ROUND, STRAIGHT, draw, load_digits_in_motion
+from uniformer_bench.data.digits import CLASSES, ROUND, STRAIGHT, counts_of, draw, load_digits_in_motion
 
 
 def actors(name, n=40, frames=24, seed=0):
@@ -100,9 +100,14 @@ def test_the_same_seed_draws_the_same_clips_at_any_size():
 def test_the_data_set_is_balanced_and_cached(tmp_path, monkeypatch):
     monkeypatch.setattr(digits, "COUNTS", {"train": 28, "validation": 14, "test": 14})
     first = load_digits_in_motion(frames=2, size=(8, 8), seed=3, cache=tmp_path)
-    assert np.bincount(first.train.labels).tolist() == [2] * 14
-    assert first.card["counts"] == {"train": 28, "validation": 14, "test": 14}
+    assert np.bincount(first.train.labels).tolist() == [8] * 14
+    assert first.card["counts"] == {"train": 112, "validation": 14, "test": 14}
     monkeypatch.setattr(digits, "_make", None)  # would raise if it were called
     second = load_digits_in_motion(frames=2, size=(8, 8), seed=3, cache=tmp_path)
     np.testing.assert_array_equal(first.test.clips, second.test.clips)
-    assert COUNTS["train"] == 3072
+
+
+def test_small_clips_are_plenty_and_large_ones_few():
+    """12,288 clips of 8 x 32 x 32 take 288 MiB, of 16 x 112 x 112 they would take 7 GiB."""
+    assert counts_of(8, (32, 32)) == {"train": 12288, "validation": 2048, "test": 2048}
+    assert counts_of(16, (112, 112))["train"] == 3072

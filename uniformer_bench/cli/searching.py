@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 @click.option("--max-memory-mb", type=float, help="Upper limit on inference memory, MB of 10^6 bytes.")
 @click.option("--max-gmacs", type=float, help="Upper limit on MACs, in billions.")
 @click.option("--max-params-m", type=float, help="Upper limit on parameters, in millions.")
-@click.option("--sampler", default="tpe", show_default=True, help="tpe, nsga2, gp or random.")
+@click.option("--sampler", default="model", show_default=True, help="model (ours), tpe, nsga2, gp or random.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
 @click.option("--compile", "compiled", is_flag=True, help="Measure latency under torch.compile.")

@@ -19,7 +19,7 @@ import numpy as np
 from uniformer_bench.data.cache import cache_dir, cached_arrays
 from uniformer_bench.data.clips import Clips, Split
 
-VERSION = 4  # of the recipe: part of the key of the cache
+VERSION = 5  # of the recipe: part of the key of the cache
 CLASSES = (
     "moves left", "moves right", "moves up", "moves down",
     "turns clockwise", "turns anticlockwise",
@@ -29,6 +29,8 @@ CLASSES = (
     "meets and passes", "meets and bounces",
 )  # fmt: skip
 COUNTS = {"train": 3072, "validation": 2048, "test": 2048}
+PLENTY = 4  # times as many training clips where they are small: a long training then learns them less by heart
+PLENTY_BYTES = 320 << 20  # what the training clips may take for that
 ROUND, STRAIGHT = (0, 3, 6, 8, 9), (1, 4, 7)
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}  # of the handwritten images
 SPRITE = 8  # pixels of a handwritten digit
@@ -45,24 +47,32 @@ class Actor(NamedTuple):
     images: np.ndarray
 
 
+def counts_of(frames: int, size: tuple[int, int]) -> dict[str, int]:
+    """How many clips each split has at this number of frames and size."""
+    many = PLENTY * COUNTS["train"]
+    fits = many * frames * size[0] * size[1] * 3 <= PLENTY_BYTES
+    return {**COUNTS, "train": many if fits else COUNTS["train"]}
+
+
 def load_digits_in_motion(*, frames: int, size: tuple[int, int], seed: int, cache: Path | None = None) -> Clips:
     """The built-in clips at this number of frames and size: made once for each seed, then read from the cache."""
-    text = f"digits in motion {VERSION} {frames} {size} {seed} {COUNTS}"
+    counts = counts_of(frames, size)
+    text = f"digits in motion {VERSION} {frames} {size} {seed} {counts}"
     key = f"digits-{hashlib.sha256(text.encode()).hexdigest()[:16]}"
     arrays = cached_arrays(cache_dir(cache), key, lambda: _make(frames, size, seed))
-    splits = {name: Split(arrays[f"{name}_clips"], arrays[f"{name}_labels"]) for name in COUNTS}
+    splits = {name: Split(arrays[f"{name}_clips"], arrays[f"{name}_labels"]) for name in counts}
     card = {
         "name": "digits in motion", "kind": "builtin", "version": VERSION, "hash": key, "seed": seed,
-        "frames": frames, "size": list(size), "classes": list(CLASSES), "counts": dict(COUNTS), "left_out": [],
+        "frames": frames, "size": list(size), "classes": list(CLASSES), "counts": counts, "left_out": [],
     }  # fmt: skip
     return Clips(splits["train"], splits["validation"], splits["test"], CLASSES, card)
 
 
 def _make(frames: int, size: tuple[int, int], seed: int) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
+    rng, counts = np.random.default_rng(seed), counts_of(frames, size)
     arrays = {}
     for name, images in _image_splits(rng).items():
-        labels = np.arange(COUNTS[name], dtype=np.int64) % len(CLASSES)
+        labels = np.arange(counts[name], dtype=np.int64) % len(CLASSES)
         rng.shuffle(labels)
         arrays[f"{name}_labels"] = labels
         arrays[f"{name}_clips"] = draw(labels, images, frames, size, rng)

@@ -17,17 +17,21 @@ from uniformer_bench.data.clips import Clips
 from uniformer_bench.errors import SpecError
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
+from uniformer_bench.search.asking import Asker, known_of
 from uniformer_bench.search.evaluate import Result, Task, evaluate, trained_spec, without_numbers
 from uniformer_bench.search.executors import LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.finalists import ALL_S, EACH_S, Contest, Finalists, finalists_of, measured, rows_of
 from uniformer_bench.search.pareto import Scale
+from uniformer_bench.search.proposals.proposer import Known
 from uniformer_bench.search.records import Record, joined, record_of
 from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
 from uniformer_bench.search.rungs import Climber, losses_at, next_up
 from uniformer_bench.search.study import COUNTED, Study, optuna_pick
 from uniformer_bench.space import Candidate, Space
 from uniformer_bench.spec import ArchSpec
+
+Executor = LocalExecutor[Task, Result]  # or what does as it does
 
 POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
 MAX_SKIPPED = 1000  # refused or repeated in a row: the space is as good as exhausted
@@ -43,6 +47,7 @@ class Question(NamedTuple):
     data: dict[str, Any]  # arguments of load_clips, for the workers
     protocol: Protocol
     seed: int
+    sampler: str
 
 
 class Means(NamedTuple):
@@ -96,8 +101,19 @@ class Stopped(NamedTuple):
 class Search:
     """A running search. `run()` goes on until the study holds its trials, or it is stopped."""
 
-    def __init__(self, question: Question, means: Means, study: Study, before: Before) -> None:
+    def __init__(
+        self,
+        question: Question,
+        means: Means,
+        study: Study,
+        before: Before,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        executor_of: Callable[..., Executor] = LocalExecutor,
+    ) -> None:
         self.question, self.means, self.study = question, means, study
+        self._clock, self._executor_of = clock, executor_of
+        self._asker = Asker(study, question.sampler, question.space, len(question.clips.classes), question.seed)
         self.records = study.records()
         self.scales, self.finalists = before.scales, before.finalists
         self.phase = SEARCHING
@@ -107,7 +123,7 @@ class Search:
             trial.number: Flight(trial, question.space.candidate(optuna_pick(trial)), means.devices[0], record)
             for trial, record in study.paused()
         }
-        self._start, self._before_s = time.monotonic(), before.elapsed_s
+        self._start, self._before_s = self._clock(), before.elapsed_s
         self._done_before = self.counted
         self._signal: int | None = None
 
@@ -118,11 +134,11 @@ class Search:
     @property
     def elapsed_s(self) -> float:
         """Seconds that this study has been searched for, over all its starts."""
-        return self._before_s + time.monotonic() - self._start
+        return self._before_s + self._clock() - self._start
 
     def progress(self) -> Progress:
         done = self.counted - self._done_before
-        pace = (time.monotonic() - self._start) / done if done else None
+        pace = (self._clock() - self._start) / done if done else None
         left = None if pace is None else pace * (self.means.trials - self.counted)
         return Progress(
             self.records, len(self._in_flight), len(self._paused), self.means.trials, self.elapsed_s, left, self.phase
@@ -130,7 +146,7 @@ class Search:
 
     def run(self, on_change: Callable[["Search"], None]) -> Stopped:
         """Runs until done; `on_change` is called after every trial and at least every half second."""
-        executor = LocalExecutor(len(self.means.devices), self.means.timeout_s, evaluate)
+        executor = self._executor_of(len(self.means.devices), self.means.timeout_s, evaluate)
         with self._signals():
             try:
                 reason = self._loop(executor, on_change)
@@ -171,9 +187,9 @@ class Search:
         """Seconds until this start should have ended; infinite where nobody said."""
         if self.means.deadline_s is None:
             return math.inf
-        return self.means.deadline_s - (time.monotonic() - self._start)
+        return self.means.deadline_s - (self._clock() - self._start)
 
-    def _loop(self, executor: LocalExecutor[Task, Result], on_change: Callable[["Search"], None]) -> str | None:
+    def _loop(self, executor: Executor, on_change: Callable[["Search"], None]) -> str | None:
         reason = None
         while self._signal is None:
             self._promote(executor)
@@ -198,24 +214,37 @@ class Search:
         limit_s = self.means.deadline_s
         return limit_s is not None and self._left_s() <= min(FINALISTS_SHARE * limit_s, ALL_S)
 
-    def _fill(self, executor: LocalExecutor[Task, Result]) -> str | None:
+    def _fill(self, executor: Executor) -> str | None:
         """Gives every free worker a new architecture; says why when there is none to give."""
         skipped = 0
         while executor.free:
             if reason := self._reason_to_stop():
                 return reason
-            if not self._start_trial(self.study.ask(), executor):
+            trial = self._asker.next(self._trials(), {*self._known, *self._flying()}, self.scales)
+            if trial is None:
+                return "the space is exhausted"
+            if not self._start_trial(trial, executor):
                 skipped += 1
             if skipped >= MAX_SKIPPED:
                 return f"{MAX_SKIPPED} suggestions in a row were refused or repeated"
         return None
 
-    def _promote(self, executor: LocalExecutor[Task, Result]) -> None:
+    def _trials(self) -> list[Known]:
+        """Every trial as the sampler knows it, those on their way too."""
+        ended = [record for record in self.records if record["state"] in COUNTED and record["params"]]
+        flying = [*self._in_flight.values(), *self._paused.values()]
+        begun = [known_of({**flight.record, "state": "paused"}) for flight in flying if flight.record]
+        new = [
+            Known(f.trial.number, dict(f.trial.params), self._closed_form(f.candidate)) for f in flying if not f.record
+        ]
+        return [*map(known_of, ended), *begun, *new]
+
+    def _promote(self, executor: Executor) -> None:
         """Gives free workers the paused trials whose turn it is to go on."""
         while executor.free and not self._spent() and (number := self._next_up()) is not None:
             self._launch(self._paused.pop(number), executor)
 
-    def _launch(self, flight: Flight, executor: LocalExecutor[Task, Result]) -> None:
+    def _launch(self, flight: Flight, executor: Executor) -> None:
         flight = flight._replace(device=self._free_device())
         self._in_flight[flight.trial.number] = flight
         executor.submit(flight.trial.number, self._task(flight))
@@ -223,10 +252,13 @@ class Search:
     def _next_up(self) -> int | None:
         halving = self.question.space.halving
         for rung in reversed(range(len(halving.rungs))):
-            number = next_up(self._climbers(rung), halving.keep)
+            number = next_up(self._climbers(rung), halving.keep, self._outlook)
             if number is not None:
                 return number
         return None
+
+    def _outlook(self, waiting: Sequence[int]) -> Mapping[int, float]:
+        return self._asker.outlook(self._trials(), waiting, self.scales)
 
     def _climbers(self, rung: int) -> list[Climber]:
         """All that reached this rung; one that has ended there takes a place and goes nowhere."""
@@ -245,7 +277,7 @@ class Search:
             self._checkpoint(number).unlink(missing_ok=True)
         self._paused.clear()
 
-    def _start_trial(self, trial: optuna.Trial, executor: LocalExecutor[Task, Result]) -> bool:
+    def _start_trial(self, trial: optuna.Trial, executor: Executor) -> bool:
         """Submits the suggestion, or answers it at once where that needs no training."""
         space = self.question.space
         try:

@@ -15,13 +15,13 @@ import torch
 
 from uniformer_bench.cost import cost
 from uniformer_bench.data.clips import Split
-from uniformer_bench.data.digits import CLASSES, COUNTS
+from uniformer_bench.data.digits import CLASSES, counts_of
 from uniformer_bench.data.sources import read_listing
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import default_threads, devices_like
 from uniformer_bench.model import build
 from uniformer_bench.search.feasible import check_feasible, sample_candidates
-from uniformer_bench.space import Candidate, Space
+from uniformer_bench.space import Candidate, Input, Space
 from uniformer_bench.train import short_run
 
 SAMPLES = 20
@@ -41,7 +41,7 @@ def dry_run(
 
     `listing` are arguments of data.sources.read_listing.
     """
-    found = _data(data, listing)
+    found = _data(data, space.data, listing)
     check_feasible(space, found.classes, seed)
     rows = [_built(candidate, space, found) for candidate in sample_candidates(space, SAMPLES, seed)]
     middle = sorted(rows, key=lambda row: row["short_run_macs"])[len(rows) // 2]
@@ -63,9 +63,9 @@ def dry_run(
     }
 
 
-def _data(source: str, options: Mapping[str, Any]) -> _Data:
+def _data(source: str, at: Input, options: Mapping[str, Any]) -> _Data:
     if source == "builtin":
-        return _Data(COUNTS["train"], len(CLASSES))
+        return _Data(counts_of(at.frames, at.size)["train"], len(CLASSES))
     listing = read_listing(Path(source), **options)
     trained = [video for video in listing.videos if video.split == "train"]
     return _Data(len(trained) or round(TRAINING_SHARE * len(listing.videos)), len(listing.classes))

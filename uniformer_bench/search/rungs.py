@@ -8,12 +8,14 @@ arXiv 2106.12639, whose order within a rank this is.)
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from uniformer_bench.search.pareto import Point, to_losses
+
+Outlook = Callable[[Sequence[int]], Mapping[int, float]]  # of trials by number; empty where nothing is believed yet
 
 
 def losses_at(record: Mapping[str, Any], rung: int, objectives: Sequence[str]) -> Point:
@@ -31,15 +33,21 @@ class Climber(NamedTuple):
     went_on: bool
 
 
-def next_up(climbers: Sequence[Climber], keep: float) -> int | None:
+def next_up(climbers: Sequence[Climber], keep: float, outlook: Outlook | None = None) -> int | None:
     """The number of the trial that goes on from a rung which these reached; None where nobody does yet.
+
+    Where a model of the space has an `outlook` on those that wait, the one that is expected to add most to the front
+    goes; else it goes by rank.
 
     Those that have gone on never are more than the share kept. Without that rule, which asynchronous halving does
     not have, a sampler that learns finds a new best third again and again, and 127 of 200 went on in a search.
     """
     allowed = math.floor(len(climbers) * keep)
-    if sum(climber.went_on for climber in climbers) >= allowed:
+    waiting = [climber.number for climber in climbers if not climber.went_on]
+    if not waiting or len(climbers) - len(waiting) >= allowed:
         return None
+    if worth := outlook(waiting) if outlook else {}:
+        return max(worth, key=worth.__getitem__)
     best = ranking([climber.losses for climber in climbers])[:allowed]
     return next((climbers[i].number for i in best if not climbers[i].went_on), None)
 

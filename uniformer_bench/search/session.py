@@ -123,7 +123,7 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
     workers = options.workers or len(devices)
     devices = tuple(devices[i % len(devices)] for i in range(workers))
     check_measurable(space.measure, devices)
-    return Question(space, clips, arguments, protocol, options.seed), devices, max(1, cores // workers)
+    return Question(space, clips, arguments, protocol, options.seed, options.sampler), devices, max(1, cores // workers)
 
 
 def _means(options: Options, run: Path, devices: tuple[str, ...], threads: int) -> Means:

@@ -21,8 +21,10 @@ from uniformer_bench.space import Choice, Domain, Pick
 
 COUNTED = ("complete", "pruned", "infeasible", "oom", "diverged", "timeout", "crashed")
 UNCOUNTED = ("refused", "repeated", "interrupted")
-RECORD = "record"
-SAMPLERS = ("tpe", "nsga2", "gp", "random")
+RECORD, START = "record", "start"  # attributes: what is known of a trial, its index in the quasi-random start
+FAILED = ("oom", "diverged", "timeout", "crashed")
+MODEL = "model"  # our own, in search/proposals; the others are Optuna's
+SAMPLERS = (MODEL, "tpe", "nsga2", "gp", "random")
 
 
 def sampler_of(name: str, seed: int) -> optuna.samplers.BaseSampler:
@@ -41,7 +43,7 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
     if name == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=20)
-    if name == "random":
+    if name in ("random", MODEL):  # of the latter nothing is asked: what it suggests is queued
         return optuna.samplers.RandomSampler(seed=seed)
     raise UbenchError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
 
@@ -59,8 +61,11 @@ class Study:
             directions=directions,  # type: ignore[arg-type]  # metrics hold plain strings
             load_if_exists=True,
         )
+        trials = self._study.get_trials(deepcopy=False)
+        self._queued = sum(trial.state is TrialState.WAITING for trial in trials)
+        self._begun = 1 + max((trial.user_attrs.get(START, -1) for trial in trials), default=-1)
         # A sampler's stream starts anew on a resume: another seed, or it would repeat its first suggestions.
-        self._study.sampler = sampler_of(sampler, seed + len(self._study.trials))
+        self._study.sampler = sampler_of(sampler, seed + len(trials))
 
     def records(self) -> list[dict[str, Any]]:
         """The record of every trial that has one, in order of number."""
@@ -80,7 +85,7 @@ class Study:
     def enqueue(self, picks: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
         """Queues architectures, each with a name, to be suggested before all others."""
         for name, values in picks:
-            self._study.enqueue_trial(dict(values), user_attrs={"baseline": name})
+            self._queue(values, {"baseline": name})
 
     def requeue_orphans(self) -> int:
         """Closes what a dead driver left running, and queues it again; gives how many there were."""
@@ -89,17 +94,42 @@ class Study:
         for orphan in orphans:
             self._study.tell(orphan.number, state=TrialState.FAIL, skip_if_finished=True)
             if orphan.params:
-                self._study.enqueue_trial(orphan.params, user_attrs=_baseline_of(orphan))
+                self._queue(orphan.params, _baseline_of(orphan))
         return len(orphans)
 
+    @property
+    def waits(self) -> bool:
+        """Whether something is queued."""
+        return self._queued > 0
+
+    @property
+    def begun(self) -> int:
+        """How many points of the quasi-random start have been asked for, in all the starts of this study."""
+        return self._begun
+
     def ask(self) -> optuna.Trial:
+        """What is queued, or else what Optuna's sampler suggests."""
+        self._queued = max(0, self._queued - 1)
+        return self._study.ask()
+
+    def ask_for(self, params: Mapping[str, Any], start: int | None = None) -> optuna.Trial:
+        """A trial of these parameters, the point `start` of the quasi-random start where it is one.
+
+        Nothing must be queued.
+        """
+        self._study.enqueue_trial(dict(params), user_attrs={} if start is None else {START: start})
+        self._begun = self._begun if start is None else start + 1
         return self._study.ask()
 
     def interrupt(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
         """Marks a trial as cut short, and queues its architecture again."""
         trial.set_user_attr(RECORD, json.dumps(record, allow_nan=False))
         frozen = self._study.tell(trial, state=TrialState.FAIL)
-        self._study.enqueue_trial(frozen.params, user_attrs=_baseline_of(frozen))
+        self._queue(frozen.params, _baseline_of(frozen))
+
+    def _queue(self, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+        self._study.enqueue_trial(dict(params), user_attrs=dict(attributes))
+        self._queued += 1
 
     def tell(self, trial: optuna.Trial, record: dict[str, Any], constraints: Mapping[str, float]) -> None:
         """Stores a finished trial and teaches the sampler. A limit breaks by its relative excess."""
@@ -108,8 +138,7 @@ class Study:
         for key, limit in constraints.items():
             value = metrics.get(LIMITS[key].metric)
             trial.set_constraint(key, 0.0 if value is None else value / (limit * LIMITS[key].scale) - 1)
-        failed = record["state"] in ("oom", "diverged", "timeout", "crashed")
-        trial.set_constraint("failed", 1.0 if failed else 0.0)
+        trial.set_constraint("failed", 1.0 if record["state"] in FAILED else 0.0)
         values = [metrics.get(key) for key in self.objectives]
         if record["state"] == "complete" and None not in values:
             self._study.tell(trial, values)
