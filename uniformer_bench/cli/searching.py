@@ -55,6 +55,9 @@ if TYPE_CHECKING:
 @click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
 @click.option("--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]")
 @click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
+@click.option(
+    "--warm-start", type=click.Path(path_type=Path), help="A run, also of another device or data, to learn from."
+)
 @click.option("--budget", help="Time to stop in, as 90s, 30m or 2h.")
 @click.option("--dry-run", is_flag=True, help="Check everything, build 20 architectures, train nothing.")
 def search(as_json: bool, debug: bool, **options: Any) -> None:
@@ -125,6 +128,7 @@ def _search_options(space: "Space", options: dict[str, Any]) -> Any:
         timeout_s=options["trial_timeout"],
         budget_s=seconds_of(options["budget"]),
         command=_command_line(),
+        warm_start=options["warm_start"],
         data_options={
             **listing_options(options),
             "stride": options["data_stride"],

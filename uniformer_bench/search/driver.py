@@ -60,6 +60,7 @@ class Means(NamedTuple):
     trials: int
     deadline_s: float | None
     timeout_s: float | None
+    warm: tuple[Known, ...] = ()  # another study's trials, for the sampler to begin with
 
 
 class Before(NamedTuple):
@@ -113,7 +114,8 @@ class Search:
     ) -> None:
         self.question, self.means, self.study = question, means, study
         self._clock, self._executor_of = clock, executor_of
-        self._asker = Asker(study, question.sampler, question.space, len(question.clips.classes), question.seed)
+        classes = len(question.clips.classes)
+        self._asker = Asker(study, question.sampler, question.space, classes, question.seed, means.warm)
         self.records = study.records()
         self.scales, self.finalists = before.scales, before.finalists
         self.phase = SEARCHING

@@ -29,6 +29,7 @@ from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.run_files import check_identity, front, front_rows, identity_hash, remeasured, write_run
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, Study, sqlite_url
+from uniformer_bench.search.warm import NOTHING, Warm, warm_start
 from uniformer_bench.space import Space
 
 SCHEMA_VERSION = 1
@@ -55,6 +56,7 @@ class Options(NamedTuple):
     timeout_s: float | None
     budget_s: float | None
     command: str
+    warm_start: Path | None = None
     data_options: Mapping[str, Any] = MappingProxyType({})  # more arguments of load_clips
 
 
@@ -73,6 +75,7 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
     question, devices, threads = _question(options, watch)
     check_feasible(question.space, len(question.clips.classes), options.seed)
     identity = _identity(options, question)
+    warm = warm_start(options.warm_start, identity, question.space) if options.warm_start else NOTHING
     run = options.results / (options.run or _run_name(options, question, identity))
     with _only_driver(run):
         old = _old_info(run)
@@ -81,8 +84,9 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
             options.storage or sqlite_url(run), run.name, question.space.objectives, options.sampler, options.seed
         )
         _prepare(study, question.space)
-        search = Search(question, _means(options, run, devices, threads), study, _before(old))
+        search = Search(question, _means(options, run, devices, threads, warm), study, _before(old))
         info = _info(options, question, identity, old, run.name)
+        info["notes"] += [warm.note] if warm.note else []
         page = _Page(run, options.reports, info)
         page.write(search)
 
@@ -126,11 +130,11 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
     return Question(space, clips, arguments, protocol, options.seed, options.sampler), devices, max(1, cores // workers)
 
 
-def _means(options: Options, run: Path, devices: tuple[str, ...], threads: int) -> Means:
+def _means(options: Options, run: Path, devices: tuple[str, ...], threads: int, warm: Warm) -> Means:
     turns = Path(tempfile.gettempdir()) / f"uniformer_bench-{os.getuid()}"
     turns.mkdir(mode=0o700, exist_ok=True)
     trials = min(options.trials, options.space.size())
-    return Means(devices, threads, turns, run / "checkpoints", trials, options.budget_s, options.timeout_s)
+    return Means(devices, threads, turns, run / "checkpoints", trials, options.budget_s, options.timeout_s, warm.trials)
 
 
 def _identity(options: Options, question: Question) -> dict[str, Any]:

@@ -30,13 +30,14 @@ from uniformer_bench.search.proposals.gaussian import Belief, Parameters, Proces
 from uniformer_bench.search.proposals.improvement import directions, expected_improvement
 from uniformer_bench.space import Space
 
-START = 20  # suggestions of the quasi-random sequence
+START, WARM_START = 20, 5  # suggestions of the quasi-random sequence, without and with another study's trials
 POOL, MOST = 1024, 2048  # candidates to begin with, and at most
 RARE = 8  # where less than one in so many keeps to the limits, so many times more are drawn
 PARENTS, CHILDREN = 6, 6  # each suggestion looks at so many neighbours of each of the best so many
 DRAWS = 16  # of what a candidate may come to
-REFIT = 10  # new values between two fits of a model's parameters
+REFIT = 10  # new values between two fits of a model's parameters, or an eighth of what it had where that is more
 CLOSED = ("params", "macs", "flops")  # what closed forms know
+HERE, ELSEWHERE, RUNG = 0, 1, 2  # outputs of a model: this study's values, another's, and losses from the first rung on
 FAILURE = "failure"  # the model of what fails: 0 for what did not, 1 for what did
 
 
@@ -49,6 +50,7 @@ class Known(NamedTuple):
     rungs: tuple[float, ...] = ()
     failed: bool = False
     counts: bool = True  # it is on the way to the front or has arrived: neither stopped nor failed
+    elsewhere: frozenset[str] = frozenset()  # metrics measured under other terms, which are an output of their own
 
 
 class _Row(NamedTuple):
@@ -63,8 +65,8 @@ class Proposer:
     """Suggests. It keeps what is dear to make, candidates and fitted parameters, and nothing that a study does not
     give again."""
 
-    def __init__(self, space: Space, num_classes: int, seed: int) -> None:
-        self._space, self._num_classes = space, num_classes
+    def __init__(self, space: Space, num_classes: int, seed: int, warm: Sequence[Known] = ()) -> None:
+        self._space, self._num_classes, self._warm = space, num_classes, tuple(warm)
         self._start = QuasiRandom(space, seed)
         self._rng = random.Random(seed)
         self._along = directions(len(space.objectives), seed)
@@ -76,6 +78,7 @@ class Proposer:
         sample = list(itertools.islice(draws, min(POOL, 4 * space.size())))
         self._standard = Standard(np.array([self._row(found).x for found in sample]))
         self._add(sample)
+        self._add(self._row_of(trial).found for trial in self._warm)
         self._add(itertools.islice(draws, RARE * POOL) if len(self._rows) < POOL // RARE else ())
 
     def first(self, index: int) -> Suggestion | None:
@@ -148,28 +151,30 @@ class Proposer:
         """A model of every objective and limit that closed forms do not know, and of failures where there are any."""
         limited = [LIMITS[key].metric for key in self._space.constraints]
         keys = [key for key in dict.fromkeys((*self._space.objectives, *limited)) if key not in CLOSED]
-        seen = {key: self._seen(key, trials) for key in keys}
-        if any(trial.failed for trial in trials):
-            seen[FAILURE] = self._seen(FAILURE, trials)
+        told = [*self._warm, *trials]
+        seen = {key: self._seen(key, told) for key in keys}
+        if any(trial.failed for trial in told):
+            seen[FAILURE] = self._seen(FAILURE, told)
         return {key: self._fitted(key, values) for key, values in seen.items() if len(values.y)}
 
     def _fitted(self, key: str, seen: Seen) -> Process:
         outputs = int(seen.output.max()) + 1
         count, parameters = self._fits.get(key, (0, None))
         same = parameters is not None and parameters.factors.shape[1] == outputs
-        due = not same or len(seen.y) - count >= REFIT
+        due = not same or len(seen.y) - count >= max(REFIT, count // 8)
         process = Process(seen, outputs, parameters if same else None, fitted=due)
         if due:
             self._fits[key] = (len(seen.y), process.parameters)
         return process
 
     def _seen(self, key: str, trials: Sequence[Known]) -> Seen:
-        """Accuracy is output 0 and the loss at rung i, turned round, output i + 1; all else is output 0 alone."""
+        """Values with their outputs: 0 is what is wanted, then come those that are there to learn from."""
         values = [(trial, output, y) for trial in trials for output, y in _values(key, trial)]
         x = [self._x(self._row_of(trial)) for trial, _, _ in values]
+        outputs = sorted({HERE, *(output for _, output, _ in values)})
         return Seen(
             np.array(x).reshape(len(x), -1),
-            np.array([output for _, output, _ in values], dtype=np.int64),
+            np.array([outputs.index(output) for _, output, _ in values], dtype=np.int64),
             np.array([trial.number for trial, _, _ in values], dtype=np.int64),
             np.array([y for _, _, y in values], dtype=float),
         )
@@ -235,12 +240,12 @@ class Proposer:
 def _values(key: str, trial: Known) -> Iterator[tuple[int, float]]:
     """What a trial says of a metric: (output, value)."""
     if key == FAILURE:
-        yield 0, float(trial.failed)
+        yield HERE, float(trial.failed)
     elif key in trial.metrics:
         value = trial.metrics[key]
-        yield 0, value if key == "accuracy" else math.log(value)
+        yield ELSEWHERE if key in trial.elsewhere else HERE, value if key == "accuracy" else math.log(value)
     if key == "accuracy":
-        yield from ((i + 1, -loss) for i, loss in enumerate(trial.rungs))
+        yield from ((RUNG + i, -loss) for i, loss in enumerate(trial.rungs))
 
 
 def _normal(axes: int, seed: int) -> np.ndarray:
