@@ -325,13 +325,13 @@ def test_feasibility_is_checked_by_samples():
 
 
 def test_samplers_have_names():
-    assert {type(sampler_of(name, 0)).__name__ for name in ("tpe", "nsga2", "gp", "random")} == {
+    assert {type(sampler_of(name, 0)).__name__ for name in ("tpe", "nsga2", "gp", "random", "model")} == {
         "TPESampler",
         "NSGAIISampler",
         "GPSampler",
         "RandomSampler",
     }
-    with pytest.raises(UbenchError, match="sampler must be one of tpe, nsga2, gp, random, got 'x'"):
+    with pytest.raises(UbenchError, match="sampler must be one of model, tpe, nsga2, gp, random, got 'x'"):
         sampler_of("x", 0)
 
 
