@@ -217,8 +217,10 @@ def with_evidence(run: Run) -> Run:
         {
             "trial": record["number"],
             "latency_ms": {"median": record["metrics"]["latency"], "ci95": record["intervals"]["latency"], "n": 40},
-            "accuracy": [record["metrics"]["accuracy"] - 0.01, record["metrics"]["accuracy"] + 0.01],
-            "repeats": 2,
+            "latency_ms_in_search": 1.1 * record["metrics"]["latency"],
+            "accuracy": _twice(record["metrics"]["accuracy"]),
+            "accuracy_in_search": record["metrics"]["accuracy"] + 0.02,
+            "test_accuracy": _twice(record["metrics"]["accuracy"] - 0.01),
             "on_front": 0.9,
         }
         for record in front
@@ -231,6 +233,13 @@ def with_evidence(run: Run) -> Run:
         "warnings": ["within the cheapest third the interval holds 0"],
     }  # fmt: skip
     return Run({**run.info, "finalists": finalists, "fidelity": fidelity}, records)
+
+
+def _twice(accuracy: float) -> dict[str, Any]:
+    """An accuracy as the end of a search has it: the search's own training, and two after it."""
+    by_seed = {"0": accuracy + 0.02, "1": accuracy - 0.01, "2": accuracy + 0.01}
+    ci95 = [accuracy - 0.03, min(1.0, accuracy + 0.03)]
+    return {"by_seed": by_seed, "failed": {}, "mean": accuracy, "ci95": ci95, "trainings": 2, "clips": 640}
 
 
 def _with_rungs(record: dict[str, Any]) -> dict[str, Any]:

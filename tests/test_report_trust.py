@@ -7,6 +7,7 @@ import plotly.graph_objects as go
 from tests.make_run import make_run, with_evidence
 from tests.test_report_page import data_of, read
 from uniformer_bench import variant
+from uniformer_bench.report.answer import answer
 from uniformer_bench.report.arch import Input, view
 from uniformer_bench.report.drawing import drawing, scale_of
 from uniformer_bench.report.effects import effects
@@ -15,7 +16,7 @@ from uniformer_bench.report.info import Axes, Rung, RungRow, Trial, read_trials,
 from uniformer_bench.report.page import render
 from uniformer_bench.report.parallel import MOST, Dimension, dimensions
 from uniformer_bench.report.progress_figures import fidelity_figure, rungs_figure
-from uniformer_bench.report.trust import cell
+from uniformer_bench.report.trust import FINALS
 
 AXES = Axes("accuracy", "latency")
 
@@ -69,12 +70,32 @@ def test_every_correlation_of_a_card_is_found():
 
 
 def test_a_finalists_values_carry_their_intervals():
-    assert cell("latency_ms", {"median": 1.5, "ci95": [1.4, 1.6], "n": 9}) == "1.50 (1.40 to 1.60)"
-    assert cell("latency_ms", {"median": 1.5, "ci95": None}) == "1.50"
-    assert cell("accuracy", [0.8, 0.82]) == "80.0, 82.0"
-    assert cell("repeats", 3) == "3"
-    assert cell("note", None) == "–"
-    assert cell("other", {"a": 1}) == "a 1"
+    accuracy = {"mean": 0.81, "ci95": [0.789, 0.83], "by_seed": {"0": 0.9, "1": 0.8, "2": 0.82}, "failed": {"3": "oom"}}
+    row = {"latency_ms": {"median": 1.5, "ci95": [1.4, 1.6]}, "accuracy": accuracy, "on_front": 0.25}
+    assert {head: read(row) for head, read in FINALS.items()} == {
+        "validation accuracy": "81.0\u00a0% (78.9 to 83.0)",
+        "each training (%)": "80.0, 82.0, seed 3 oom",  # the search's own stands by itself
+        "in the search": "–",
+        "test accuracy": "–",
+        "latency": "1.50\u00a0ms (1.40 to 1.60)",
+        "latency in the search": "–",
+        "chance to be on the front": "25\u00a0%",
+    }
+    early = {"latency_ms": {"median": 1.5, "ci95": None}, "latency_ms_in_search": 2.0}  # of an older run
+    assert [text for read in FINALS.values() if (text := read(early)) != "–"] == ["1.50\u00a0ms", "2.00\u00a0ms"]
+
+
+def test_only_finalists_are_on_the_front_where_there_are_any():
+    def trial(n, accuracy, latency, memory, finalist):
+        return Trial(n, values={"accuracy": accuracy, "latency": latency, "memory": memory}, finalist=finalist)
+
+    trials = [trial(0, 0.7, 2.0, 5, True), trial(1, 0.6, 1.0, 4, True), trial(2, 0.9, 1.5, 3, False)]
+    found = answer(trials, AXES)
+    assert found.choice.pick in (0, 1)  # trial 2 was trained once, and was not good enough in the search
+    steps = [(step.limit, step.choice.pick) for step in found.ladders["memory"]]
+    assert steps == [(3, 2), (4, 1), (5, 0)]  # where no finalist fits, the best that does
+    once = [each._replace(finalist=False) for each in trials]
+    assert answer(once, AXES).choice.pick == 2
 
 
 def test_what_a_fuller_search_records_is_on_the_page_and_nothing_of_it_without():

@@ -9,7 +9,8 @@ from uniformer_bench.runs import Record, Run
 
 
 def pick_trial(run: Run, number: int | None, limits: Mapping[str, float]) -> Record:
-    """The trial of that number, or else the complete one that is best in the run's first objective within `limits`.
+    """The trial of that number, or else the one that is best in the run's first objective within `limits`: of the
+    finalists, and only where none is within them of all complete trials.
 
     Raises UbenchError where there is no such trial or it has no architecture, NothingFeasibleError where none is
     within the limits.
@@ -24,6 +25,7 @@ def pick_trial(run: Run, number: int | None, limits: Mapping[str, float]) -> Rec
     if not within:
         asked = _text(limits) or "no limit"
         raise NothingFeasibleError(f"a complete trial must be within the limits, got none of {len(complete)}: {asked}")
+    within = [record for record in within if record.get("finalist")] or within
     sign = 1 if best.direction == "maximize" else -1
     return max(within, key=lambda record: sign * record["metrics"][best.key])
 

@@ -59,6 +59,13 @@ if TYPE_CHECKING:
     "--warm-start", type=click.Path(path_type=Path), help="A run, also of another device or data, to learn from."
 )
 @click.option("--budget", help="Time to stop in, as 90s, 30m or 2h.")
+@click.option(
+    "--finalist-seeds",
+    type=click.IntRange(0),
+    default=2,
+    show_default=True,
+    help="More seeds from which the front and the baselines are trained at the end.",
+)
 @click.option("--dry-run", is_flag=True, help="Check everything, build 20 architectures, train nothing.")
 def search(as_json: bool, debug: bool, **options: Any) -> None:
     """Run or resume a search until its study holds TRIALS trials, and write its report.
@@ -128,6 +135,7 @@ def _search_options(space: "Space", options: dict[str, Any]) -> Any:
         timeout_s=options["trial_timeout"],
         budget_s=seconds_of(options["budget"]),
         command=_command_line(),
+        finalist_seeds=options["finalist_seeds"],
         warm_start=options["warm_start"],
         data_options={
             **listing_options(options),

@@ -26,7 +26,7 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import METRICS
 from uniformer_bench.model.uniformer import UniFormer, build
 from uniformer_bench.picks import in_words, measured, pick_trial
-from uniformer_bench.runs import load_records
+from uniformer_bench.runs import Record, Run, load_records
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.training.saved import read_saved
 
@@ -80,10 +80,21 @@ def from_trial(path: Path, trial: int | None, limits: Mapping[str, float]) -> Co
     protocol = run.info["protocol"]
     source = (
         f"Trial {record['number']} of {run.info['name']}: measured by the search on {protocol['device']}, "
-        f"{protocol['precision']}, batch {protocol['batch']}; the accuracy is that of a short run."
+        f"{protocol['precision']}, batch {protocol['batch']}; {_accuracy_source(run, record)}."
     )
     numbers = measured(record) or _closed_form(spec, clip["frames"], size, len(classes))
     return Content(build(spec, len(classes)), config, numbers, source, data, None, None)
+
+
+def _accuracy_source(run: Run, record: Record) -> str:
+    """Whose accuracy it is: of the search's one short run, or of a finalist's later ones, with the test split's."""
+    row = next((row for row in run.info.get("finalists") or [] if row.get("trial") == record["number"]), {})
+    trainings, test = (row.get("accuracy") or {}).get("trainings"), row.get("test_accuracy") or {}
+    if not trainings or not test.get("ci95"):
+        return "the accuracy is that of a short run"
+    mean, low, high = (100 * value for value in (test["mean"], *test["ci95"]))
+    by = f"the mean of {trainings} short runs from seeds that did not choose it"
+    return f"the accuracy is {by}, {mean:.1f} % ({low:.1f} to {high:.1f}) on the test split"
 
 
 def _closed_form(spec: ArchSpec, frames: int, size: tuple[int, int], classes: int) -> list[tuple[str, str]]:

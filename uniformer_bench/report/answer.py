@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from uniformer_bench.metrics import METRICS
-from uniformer_bench.report.info import Axes, Trial, front_of, gain
+from uniformer_bench.report.info import Axes, Trial, contenders, front_of, gain
 from uniformer_bench.report.text import TIMES, number, shown, signed
 
 CHEAPER = 0.75  # without a reference, the cheaper alternative costs at most this share of the pick
@@ -44,7 +44,7 @@ class Answer(NamedTuple):
 
 def answer(trials: Sequence[Trial], axes: Axes) -> Answer:
     """The answer a run gives; `choice` is None where no trial has both metrics."""
-    front = front_of(trials, axes)
+    front = front_of(contenders(trials), axes)
     reference = find_reference(trials, axes)
     pick, rule = _pick(front, reference, axes)
     choice = _choice(pick, front, front, reference, axes) if pick else None
@@ -118,8 +118,10 @@ def _ladders(
 def ladder(
     trials: Sequence[Trial], front: Sequence[Trial], reference: Trial | None, axes: Axes, key: str
 ) -> tuple[Step, ...]:
-    """The choice under "metric `key` at most L" for every L: the most accurate complete trial within it."""
-    picks = front_of(trials, Axes(axes.quality, key))
+    """The choice under "metric `key` at most L" for every L: the most accurate finalist within it, or, where none is,
+    the most accurate complete trial."""
+    final, others = (front_of(each, Axes(axes.quality, key)) for each in (contenders(trials), trials))
+    picks = (*(t for t in others if not final or t.values[key] < final[0].values[key]), *final)
     picks = tuple(t for t in picks if t.has(*axes))
     limits = sorted({t.values[key] for t in (*picks, *front) if t.has(key)})
     steps: list[Step] = []

@@ -16,6 +16,7 @@ from uniformer_bench.report.info import (
     History,
     Trial,
     choose_axes,
+    contenders,
     front_of,
     gain,
     history,
@@ -194,7 +195,7 @@ def _volume_caution(runs: Sequence[Run]) -> tuple[str, ...]:
 
 
 def _unbeaten(sides: Sequence[Side], axes: Axes) -> tuple[int, ...]:
-    fronts = [front_of(side.trials, axes) for side in sides]
+    fronts = [front_of(contenders(side.trials), axes) for side in sides]
     return tuple(
         sum(not any(_beats(o, t, axes) for j, other in enumerate(fronts) if j != i for o in other) for t in front)
         for i, front in enumerate(fronts)

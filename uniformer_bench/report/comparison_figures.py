@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from uniformer_bench.report.comparison import Comparison, Side
 from uniformer_bench.report.figures import ABOVE, Figure, Mark, layout, line_trace, points_trace, scatter_of
-from uniformer_bench.report.info import Axes, front_of
+from uniformer_bench.report.info import Axes, contenders, front_of
 from uniformer_bench.report.progress_figures import MARGIN
 
 # letter: symbol, dash, colour (after Okabe and Ito, darkened until text in them can be read)
@@ -25,7 +25,7 @@ def fronts_figure(found: Comparison) -> Figure:
 
 def _traces(side: Side, axes: Axes) -> list[Figure]:
     symbol, dash, colour = RUNS[side.letter]
-    front = front_of(side.trials, axes)
+    front = front_of(contenders(side.trials), axes)
     others = [t for t in side.trials if t.state == "complete" and not t.baseline and t not in front]
     groups = (
         ("dominated", Mark(f"{side.letter}, other trials", f"{symbol}-open", 6, colour), others),

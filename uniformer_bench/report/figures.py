@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from uniformer_bench.metrics import METRICS
 from uniformer_bench.report.effects import Effect, ParameterEffect, PatternCell, is_relative
-from uniformer_bench.report.info import Axes, Trial, front_of
+from uniformer_bench.report.info import Axes, Trial, contenders, front_of
 from uniformer_bench.report.text import number, signed
 
 Figure = dict[str, Any]
@@ -62,7 +62,7 @@ def front_figure(trials: Sequence[Trial], axes: Axes, pick: int | None = None) -
     groups = {name: [t for t in trials if role(t) == name] for name in ROLES}
     groups["pick"] = [t for t in trials if t.number == pick]
     points = [points_trace(name, Mark(*ROLES[name]), group, axes) for name, group in groups.items() if group]
-    return scatter_of([line_trace(front_of(trials, axes), axes), *points], axes)
+    return scatter_of([line_trace(front_of(contenders(trials), axes), axes), *points], axes)
 
 
 def scatter_of(traces: Sequence[Figure], axes: Axes) -> Figure:

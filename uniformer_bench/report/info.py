@@ -3,7 +3,7 @@
 Values are in the units of files (accuracy a fraction, latency in ms); only finite numbers are values.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from uniformer_bench.metrics import METRICS
@@ -46,6 +46,7 @@ class Trial(NamedTuple):
     rungs: tuple[Rung, ...] = ()
     stage_ms: tuple[float, ...] = ()
     run: str = ""
+    finalist: bool = False
 
     @property
     def label(self) -> str:
@@ -110,6 +111,7 @@ def _trial(record: Record) -> Trial:
         rungs=_rungs(record.get("rungs")),
         stage_ms=_stage_ms(record.get("stages")),
         run=str(record.get("run") or ""),
+        finalist=bool(record.get("finalist")),
     )
 
 
@@ -145,6 +147,11 @@ def choose_axes(objectives: Iterable[str]) -> Axes:
 def gain(key: str, value: float) -> float:
     """`value` with the sign that makes more better."""
     return value if METRICS[key].direction == "maximize" else -value
+
+
+def contenders(trials: Sequence[Trial]) -> Sequence[Trial]:
+    """The finalists, whose accuracy is that of trainings that did not choose them; where there are none, all trials."""
+    return [trial for trial in trials if trial.finalist] or trials
 
 
 def front_of(trials: Iterable[Trial], axes: Axes) -> tuple[Trial, ...]:

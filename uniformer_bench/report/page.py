@@ -148,4 +148,4 @@ def _data(page: Contents, records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _extra(trial: Trial) -> list[Any]:
-    return [trial.number, trial.label, trial.pattern, int(trial.front)]
+    return [trial.number, trial.label, trial.pattern, int(trial.front), int(trial.finalist)]

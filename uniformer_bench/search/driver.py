@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -21,22 +21,21 @@ from uniformer_bench.search.asking import Asker, known_of
 from uniformer_bench.search.evaluate import Result, Task, evaluate, trained_spec, without_numbers
 from uniformer_bench.search.executors import LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
-from uniformer_bench.search.finalists import ALL_S, EACH_S, Contest, Finalists, finalists_of, measured, rows_of
+from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.proposals.proposer import Known
 from uniformer_bench.search.records import Record, joined, record_of
-from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
+from uniformer_bench.search.retraining import Place
+from uniformer_bench.search.run_files import history, hypervolume_of, scales_of
 from uniformer_bench.search.rungs import Climber, losses_at, next_up
 from uniformer_bench.search.study import COUNTED, Study, optuna_pick
 from uniformer_bench.space import Candidate, Space
-from uniformer_bench.spec import ArchSpec
 
 Executor = LocalExecutor[Task, Result]  # or what does as it does
 
 POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
 MAX_SKIPPED = 1000  # refused or repeated in a row: the space is as good as exhausted
-FINALISTS_SHARE = 0.1  # of a time to stop in, kept for the finalists, but no more than they may take
-SEARCHING, FINALISTS = "searching", "measuring the finalists"
+SEARCHING, FINALISTS = "searching", "measuring and training the finalists again"
 
 
 class Question(NamedTuple):
@@ -60,6 +59,7 @@ class Means(NamedTuple):
     trials: int
     deadline_s: float | None
     timeout_s: float | None
+    finalist_seeds: int = 2  # more trainings of each finalist
     warm: tuple[Known, ...] = ()  # another study's trials, for the sampler to begin with
 
 
@@ -159,31 +159,26 @@ class Search:
         return Stopped(self._signal, reason)
 
     def _measure_finalists(self, on_change: Callable[["Search"], None]) -> None:
-        """The full latency protocol for the front and the baselines, once for the same of them."""
-        rows = finalists_of(self.front(), self.records)
-        if "latency" not in self.question.space.measure or not rows:
-            self.finalists = Finalists([], "latency was not measured" if rows else "no trial is complete")
-            return
-        if [row["trial"] for row in self.finalists.rows] == [row["number"] for row in rows]:
-            return
-        budget_s = min(EACH_S * len(rows), ALL_S, self._left_s())
-        if budget_s <= 0:
-            self.finalists = Finalists([], "the budget was spent")
-            return
-
         def poll() -> bool:
             on_change(self)
             return self._signal is None
 
         self.phase = FINALISTS
-        found = measured(self._contest(rows, budget_s), poll)
-        self.finalists = Finalists([], found) if isinstance(found, str) else Finalists(rows_of(rows, found), None)
+        self.finalists = ended(self.records, self.finalists, self._terms(), Clock(self._left_s, poll))
 
-    def _contest(self, rows: Sequence[Mapping[str, Any]], budget_s: float) -> Contest:
-        question, device = self.question, self.means.devices[0]
-        specs = tuple(ArchSpec.from_dict(row["spec"]) for row in rows)
-        turns, protocol = self._turns(device), replace(question.protocol, device=device)
-        return Contest(specs, len(question.clips.classes), protocol, turns, budget_s, question.seed)
+    def _terms(self) -> Terms:
+        question, means = self.question, self.means
+        return Terms(
+            space=question.space,
+            clips=question.clips,
+            data=question.data,
+            protocol=question.protocol,
+            seed=question.seed,
+            seeds=means.finalist_seeds,
+            places=tuple(Place(device, self._turns(device)) for device in means.devices),
+            training_threads=means.training_threads,
+            timeout_s=means.timeout_s,
+        )
 
     def _left_s(self) -> float:
         """Seconds until this start should have ended; infinite where nobody said."""
@@ -213,8 +208,10 @@ class Search:
         return "the budget is spent" if self._spent() else None
 
     def _spent(self) -> bool:
-        limit_s = self.means.deadline_s
-        return limit_s is not None and self._left_s() <= min(FINALISTS_SHARE * limit_s, ALL_S)
+        means, limit_s = self.means, self.means.deadline_s
+        if limit_s is None:
+            return False
+        return self._left_s() <= reserve_s(limit_s, self.records, means.finalist_seeds, len(means.devices))
 
     def _fill(self, executor: Executor) -> str | None:
         """Gives every free worker a new architecture; says why when there is none to give."""
@@ -395,9 +392,6 @@ class Search:
         rows = rows or [r for r in self.records if r["state"] == "complete"]
         if rows:
             self.scales = scales_of(rows, space.objectives, len(self.question.clips.classes))
-
-    def front(self) -> list[Mapping[str, Any]]:
-        return front(self.records, self.question.space.objectives)
 
     def hypervolume(self) -> dict[str, Any]:
         """The hypervolume with its axes and its course, for run.json; null until the axes are fixed."""

@@ -1,88 +1,229 @@
-"""What a search ends with, measured by the full protocol: the front and the baselines, in turns on a quiet device.
+"""How a search ends: the front and the baselines are measured by the full protocol and trained again from other seeds.
 
-A trial has 0.3 s for its latency, and the best of many short looks are lucky ones. A finalist is looked at until
-its interval is narrow, in turns with those it will be compared to. The study keeps what the search went by; the
-run's files and its page have the finalists' latency.
+The best of many noisy looks are lucky ones. What chose a finalist is no evidence for it: its latency is the full
+protocol's, its accuracy the mean of trainings that had no part in the choice, and each has its interval. The test
+split is read here alone. The study keeps what the search went by; the run's files and its page go by the finalists.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from copy import deepcopy
+from dataclasses import replace
 from typing import Any, NamedTuple
 
-from uniformer_bench.measure.latency import measure_latencies
-from uniformer_bench.measure.profile import thread_count
+from uniformer_bench.data.clips import Clips
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.model import build
-from uniformer_bench.search.evaluate import Result, latency_run, turns_of
-from uniformer_bench.search.executors import LocalExecutor
+from uniformer_bench.search.contest import Contest, Times, measured
+from uniformer_bench.search.estimates import Estimate, SeedNoise, chances_on_front, mean_accuracy, seed_noise
+from uniformer_bench.search.evaluate import trained_spec
+from uniformer_bench.search.pareto import to_losses
+from uniformer_bench.search.retraining import SPENT, Lesson, Place, Scores, Training, retrained
+from uniformer_bench.search.run_files import finalists_of, remeasured
+from uniformer_bench.space import Choice, Domain, Pick, Space
 from uniformer_bench.spec import ArchSpec
 
-EACH_S, ALL_S = 2.0, 40.0  # for one finalist and for all, at most
-POLL_S = 0.5
-MOST = 20  # of the front: a longer one is thinned, its ends kept
+EACH_S, ALL_S = 2.0, 40.0  # of latency, for one finalist and for all, at most
+LATENCY_SHARE = 0.5  # of the time left, where there is little
+BUDGET_SHARE = 0.1  # of a time to stop in, kept for the finalists, but no more than they are likely to take
+LIKELY = 12  # finalists of a search
 
 Record = Mapping[str, Any]
+Row = dict[str, Any]
 
 
-class Contest(NamedTuple):
-    """The architectures to measure together; it travels to a worker."""
+class Terms(NamedTuple):
+    """What finalists are measured and trained by. `seeds` is how many more trainings each gets."""
 
-    specs: tuple[ArchSpec, ...]
-    num_classes: int
+    space: Space
+    clips: Clips
+    data: Mapping[str, Any]  # arguments of load_clips
     protocol: Protocol
-    turns: Path  # folder of the device's locks
-    budget_s: float
     seed: int
+    seeds: int
+    places: tuple[Place, ...]  # one a worker
+    training_threads: int
+    timeout_s: float | None
+
+
+class Clock(NamedTuple):
+    """`left_s` gives the seconds left, infinite where nobody said; `poll` a False where the search shall stop."""
+
+    left_s: Callable[[], float]
+    poll: Callable[[], bool]
 
 
 class Finalists(NamedTuple):
-    """Their rows for run.json, or the reason why there are none."""
+    """Their rows for run.json, and what is missing in them, with the reason."""
 
-    rows: list[dict[str, Any]]
+    rows: list[Row]
     reason: str | None
 
 
-def finalists_of(front: Sequence[Record], records: Sequence[Record]) -> list[Record]:
-    """The front, thinned evenly where it is long, and the baselines that are not on it."""
-    step = max(1.0, (len(front) - 1) / (MOST - 1))
-    kept = [front[round(i * step)] for i in range(min(len(front), MOST))]
-    numbers = {row["number"] for row in kept}
-    baselines = [row for row in records if row["baseline"] and row["state"] == "complete"]
-    return kept + [row for row in baselines if row["number"] not in numbers]
+def reserve_s(budget_s: float, records: Sequence[Record], seeds: int, workers: int) -> float:
+    """The seconds of a budget that the search leaves to its finalists, by how long its trainings take."""
+    took = [row["seconds"].get("train", 0.0) for row in records if row["state"] == "complete"]
+    training_s = seeds * LIKELY * sum(took) / len(took) / workers if took else 0.0
+    return min(BUDGET_SHARE * budget_s, ALL_S + training_s)
 
 
-def hold(contest: Contest) -> list[dict[str, Any]]:
-    """The latency of every architecture as a document, in a worker process, while all else of ours waits."""
-    protocol, turns = contest.protocol, turns_of(contest.turns)
-    with thread_count(protocol.threads):
-        runs = [latency_run(build(spec, contest.num_classes), spec, protocol).run for spec in contest.specs]
-        with turns.working(), turns.alone():
-            found = measure_latencies(runs, protocol, budget_s=contest.budget_s, seed=contest.seed)
-    return [latency.to_dict() for latency in found]
+def ended(records: Sequence[Record], before: Finalists, terms: Terms, clock: Clock) -> Finalists:
+    """The finalists with all that the time allows; what `before` has of the same ones is not measured again.
 
-
-def measured(contest: Contest, poll: Callable[[], bool]) -> list[dict[str, Any]] | str:
-    """Holds the contest in a worker process; the documents, or why there are none.
-
-    `poll` is called twice a second, and ends the contest by a False.
+    Latencies are compared with each other: they are kept where all finalists are the same. A training is kept
+    wherever it was, as nothing but its seed decides it.
     """
-    executor = LocalExecutor(1, None, hold)
-    executor.submit(None, contest)
-    try:
-        while poll():
-            for _, found in executor.finished(POLL_S):
-                return f"the finalists' worker {found.state}: {found.reason}" if isinstance(found, Result) else found
-    finally:
-        executor.stop()
-    return "the search was stopped"
+    chosen = finalists_of(records, terms.space.objectives)
+    if not chosen:
+        return Finalists([], "no trial is complete")
+    old = {row["trial"]: row for row in before.rows}
+    rows = [_row(record, old.get(record["number"], {})) for record in chosen]
+    reasons = []
+    if "latency" in terms.space.measure and not _same_times(rows, before.rows):
+        reasons.append(_time(rows, chosen, terms, clock))
+    if "accuracy" in terms.space.measure:
+        reasons.append(_train(rows, chosen, terms, clock))
+        _summarise(rows, len(terms.clips.validation.labels), len(terms.clips.test.labels), str(terms.seed))
+    _add_chances(rows, chosen, terms)
+    return Finalists(rows, "; ".join(dict.fromkeys(reason for reason in reasons if reason)) or None)
 
 
-def rows_of(finalists: Sequence[Record], documents: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """`finalists` of run.json: who they are, their latency, and the one that the search went by."""
-    names = ("spec_id", "pattern", "baseline")
-    return [
-        {"trial": row["number"]}
-        | {name: row[name] for name in names}
-        | {"latency_ms": dict(document), "latency_ms_in_search": row["metrics"]["latency"]}
-        for row, document in zip(finalists, documents, strict=True)
-    ]
+def _row(record: Record, old: Mapping[str, Any]) -> Row:
+    """A finalist as the search saw it, with what an earlier end measured."""
+    metrics, old = record["metrics"], deepcopy(old)
+    return {
+        "trial": record["number"],
+        **{name: record[name] for name in ("spec_id", "pattern", "baseline")},
+        "latency_ms": old.get("latency_ms"),
+        "latency_ms_in_search": metrics.get("latency"),
+        "stages": old.get("stages"),
+        "accuracy": old.get("accuracy"),
+        "accuracy_in_search": metrics.get("accuracy"),
+        "test_accuracy": old.get("test_accuracy"),
+        "on_front": None,
+    }
+
+
+def _same_times(rows: Sequence[Row], before: Sequence[Row]) -> bool:
+    """Whether all of `rows` were timed together."""
+    return [row["trial"] for row in rows] == [row["trial"] for row in before] and all(r["stages"] for r in rows)
+
+
+def _time(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: Clock) -> str | None:
+    """Adds latencies to the rows; why not, where not."""
+    for row in rows:
+        row |= {"latency_ms": None, "stages": None}
+    share = LATENCY_SHARE if "accuracy" in terms.space.measure and terms.seeds else 1.0
+    budget_s = min(EACH_S * len(rows), ALL_S, share * clock.left_s())
+    if budget_s <= 0:
+        return f"latency was not measured again: {SPENT}"
+    found = measured(_contest(chosen, terms, budget_s), clock.poll)
+    if isinstance(found, str):
+        return f"latency was not measured again: {found}"
+    for row, times in zip(rows, found, strict=True):
+        row |= _times(times)
+    return None
+
+
+def _times(times: Times) -> Row:
+    stages = [{"name": f"stage{i}", "latency_ms": ms} for i, ms in enumerate(times.stages_ms, 1)]
+    return {"latency_ms": dict(times.latency_ms), "stages": stages}
+
+
+def _contest(chosen: Sequence[Record], terms: Terms, budget_s: float) -> Contest:
+    specs, place = tuple(ArchSpec.from_dict(record["spec"]) for record in chosen), terms.places[0]
+    protocol = replace(terms.protocol, device=place.device)
+    return Contest(specs, len(terms.clips.classes), protocol, place.turns, budget_s, terms.seed)
+
+
+def _train(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: Clock) -> str | None:
+    """Adds the missing trainings' scores to the rows; why some are missing still, where they are."""
+    for row in rows:
+        row["accuracy"] = row["accuracy"] or {"by_seed": {str(terms.seed): row["accuracy_in_search"]}, "failed": {}}
+        row["test_accuracy"] = row["test_accuracy"] or {"by_seed": {}}
+    asked = [training for row, record in zip(rows, chosen, strict=True) for training in _missing(row, record, terms)]
+    if not asked:
+        return None
+    found = retrained(
+        asked, _lesson(terms), terms.places, timeout_s=terms.timeout_s, left_s=clock.left_s, poll=clock.poll
+    )
+    by_trial = {row["trial"]: row for row in rows}
+    for (trial, seed), scores in found.scores.items():
+        _note(by_trial[trial], str(seed), scores)
+    left_out = len(asked) - len(found.scores)
+    return f"{left_out} of {len(asked)} trainings from other seeds were left out: {found.reason}" if left_out else None
+
+
+def _missing(row: Row, record: Record, terms: Terms) -> list[Training]:
+    """The trainings that this finalist has not had yet."""
+    had = {*row["accuracy"]["by_seed"], *row["accuracy"]["failed"]}
+    spec = trained_spec(terms.space.candidate(recorded_pick(record["params"])).trained, terms.space.recipe)
+    seeds = [terms.seed + i for i in range(1, terms.seeds + 1)]
+    took_s = record["seconds"].get("train", 0.0)
+    return [Training(row["trial"], spec, seed, took_s) for seed in seeds if str(seed) not in had]
+
+
+def recorded_pick(params: Mapping[str, Any]) -> Pick:
+    """The choices that a trial's record holds: of options their labels, of a range its number."""
+
+    def pick(name: str, domain: Domain) -> Any:
+        value = params[name]
+        return domain.options[domain.labels.index(value)] if isinstance(domain, Choice) else value
+
+    return pick
+
+
+def _lesson(terms: Terms) -> Lesson:
+    classes, recipe, protocol = len(terms.clips.classes), terms.space.recipe, terms.protocol
+    return Lesson(classes, recipe, terms.data, protocol.precision, protocol.implementation, terms.training_threads)
+
+
+def _note(row: Row, seed: str, scores: Scores) -> None:
+    if scores.reason is not None:
+        row["accuracy"]["failed"][seed] = scores.reason
+        return
+    row["accuracy"]["by_seed"][seed] = scores.validation
+    row["test_accuracy"]["by_seed"][seed] = scores.test
+
+
+def _summarise(rows: Sequence[Row], validation: int, test: int, chosen_by: str) -> None:
+    """Adds means and intervals: over the trainings that had no part in the choice, or, where there is none, of it.
+
+    The seeds' variance is pooled over all trainings, for the degrees of freedom: that the search's are the lucky ones
+    makes it a little too large.
+    """
+    for key, clips in (("accuracy", validation), ("test_accuracy", test)):
+        noise = seed_noise([list(row[key]["by_seed"].values()) for row in rows])
+        for row in rows:
+            row[key] |= _mean(row[key]["by_seed"], clips, noise, chosen_by)
+
+
+def _mean(by_seed: Mapping[str, float], clips: int, noise: SeedNoise, chosen_by: str) -> Row:
+    """`trainings` counts those behind the mean, which is that of the search where it is 0."""
+    fresh = [value for seed, value in by_seed.items() if seed != chosen_by]
+    if not by_seed:
+        return {"mean": None, "ci95": None, "trainings": 0, "clips": clips}
+    found = mean_accuracy(fresh or list(by_seed.values()), clips, noise)
+    return {"mean": found.value, "ci95": [found.low, found.high], "trainings": len(fresh), "clips": clips}
+
+
+def _add_chances(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms) -> None:
+    points = [_point(record, terms.space.objectives) for record in remeasured(chosen, rows)]
+    for row, chance in zip(rows, chances_on_front(points, terms.seed), strict=True):
+        row["on_front"] = chance
+
+
+def _point(record: Record, objectives: Sequence[str]) -> list[Estimate]:
+    return [_estimate(record, key) for key in objectives]
+
+
+def _estimate(record: Record, key: str) -> Estimate:
+    """A metric as a loss: of a time or a rate the spread is even on a logarithm, what has no interval is exact."""
+    value = record["metrics"][key]
+    low, high = record["intervals"].get(key) or (value, value)
+    if key == "throughput" and "latency" in record["intervals"]:  # the same measurement, upside down
+        ends, median = record["intervals"]["latency"], record["metrics"]["latency"]
+        low, high = value * median / ends[1], value * median / ends[0]
+    if key in ("latency", "throughput"):
+        less = (value, low, high) if key == "latency" else (1 / value, 1 / high, 1 / low)
+        return Estimate(*less, log=True)
+    losses = [to_losses([key], [each])[0] for each in (value, low, high)]
+    return Estimate(losses[0], min(losses[1:]), max(losses[1:]))

@@ -12,6 +12,8 @@ from uniformer_bench.metrics import METRICS
 from uniformer_bench.runs import write_csv
 from uniformer_bench.search.pareto import Scale, front_of, hypervolume, to_losses
 
+MOST = 20  # finalists of the front: a longer one is thinned, its ends kept
+
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
     """Eight hexadecimal digits over everything that must match for two trials to be comparable."""
@@ -88,23 +90,52 @@ def history(
     return rows
 
 
+def finalists_of(records: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The front, thinned evenly where it is long, and the baselines that are not on it."""
+    members = front(records, objectives)
+    step = max(1.0, (len(members) - 1) / (MOST - 1))
+    kept = [members[round(i * step)] for i in range(min(len(members), MOST))]
+    numbers = {row["number"] for row in kept}
+    return kept + [row for row in complete(records, objectives) if row["baseline"] and row["number"] not in numbers]
+
+
 def remeasured(records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The records with the latency (and throughput) of those that were finalists: a short look beside other work may be
-    far off, and the full protocol's is the one to decide by. What the search saw stays in the finalists' rows."""
-    found = {row["trial"]: row["latency_ms"] for row in finalists}
-    return [_with_latency(row, found[row["number"]]) if row["number"] in found else row for row in records]
+    """The records with the accuracy, latency and throughput of those that were finalists: a short look beside other
+    work may be far off, and one training lucky. What the search saw stays in the finalists' rows."""
+    found = {row["trial"]: row for row in finalists}
+    return [_with_finals(row, found[row["number"]]) if row["number"] in found else row for row in records]
 
 
-def _with_latency(record: Mapping[str, Any], latency_ms: Mapping[str, Any]) -> dict[str, Any]:
-    metrics, median = record["metrics"], latency_ms["median"]
-    faster = metrics["latency"] / median
-    changed = {"latency": median, "throughput": metrics["throughput"] * faster}
-    interval = {"latency": list(latency_ms["ci95"])} if latency_ms["ci95"] else {}
-    return {**record, "metrics": metrics | changed, "intervals": record["intervals"] | interval}
+def _with_finals(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    metrics, intervals = dict(record["metrics"]), dict(record["intervals"])
+    if latency_ms := row.get("latency_ms"):
+        median = latency_ms["median"]
+        metrics |= {"latency": median, "throughput": metrics["throughput"] * metrics["latency"] / median}
+        intervals |= {"latency": list(latency_ms["ci95"])} if latency_ms["ci95"] else {}
+    if accuracy := row.get("accuracy"):
+        metrics["accuracy"], intervals["accuracy"] = accuracy["mean"], list(accuracy["ci95"])
+    stages = {"stages": row["stages"]} if row.get("stages") else {}
+    return {**record, "metrics": metrics, "intervals": intervals, **stages}
 
 
-def front_rows(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """front.json: trial, spec_id and every metric under its column's name."""
+def decided(
+    records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]], objectives: Sequence[str]
+) -> list[dict[str, Any]]:
+    """The records as the files have them: by the finalists' numbers, and marked `finalist` and `front`.
+
+    The front is that of the finalists, where they are those of these records: one training of any other trial is no
+    match for the mean of theirs. While a search goes on, there are none yet, or those of an earlier end.
+    """
+    numbers = [row["number"] for row in finalists_of(records, objectives)] if finalists else []
+    final = set(numbers) if numbers == [row["trial"] for row in finalists] else set()
+    found = remeasured(records, finalists)
+    members = {r["number"] for r in front([r for r in found if not final or r["number"] in final], objectives)}
+    return [dict(r, front=r["number"] in members, finalist=r["number"] in final) for r in found]
+
+
+def front_rows(marked: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[dict[str, Any]]:
+    """front.json, of records that are marked: trial, spec_id and every metric under its column's name, best first."""
+    members = sorted((row for row in marked if row["front"]), key=lambda row: _losses(row, objectives))
     return [
         {"trial": row["number"], "spec_id": row["spec_id"], "pattern": row["pattern"], "baseline": row["baseline"]}
         | {metric.column: row["metrics"].get(metric.key) for metric in METRICS.values()}
@@ -113,12 +144,9 @@ def front_rows(members: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def write_run(run: Path, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
-    """Replaces the run's files by what the study holds now, latencies as the finalists' protocol has them."""
-    records = remeasured(records, info.get("finalists", []))
-    members = front(records, info["objectives"])
-    numbers = {row["number"] for row in members}
-    marked = [dict(record, front=record["number"] in numbers) for record in records]
+    """Replaces the run's files by what the study holds now, decided by the finalists where there are any."""
+    marked = decided(records, info.get("finalists", []), info["objectives"])
     write_whole(run / "trials.json", to_json(marked))
     write_whole(run / "trials.csv", write_csv(marked))
-    write_whole(run / "front.json", to_json(front_rows(members)))
+    write_whole(run / "front.json", to_json(front_rows(marked, info["objectives"])))
     write_whole(run / "run.json", to_json(dict(info)))

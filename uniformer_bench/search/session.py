@@ -27,7 +27,7 @@ from uniformer_bench.search.evaluate import check_measurable
 from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.pareto import Scale
-from uniformer_bench.search.run_files import check_identity, front, front_rows, identity_hash, remeasured, write_run
+from uniformer_bench.search.run_files import check_identity, decided, front_rows, identity_hash, write_run
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, Study, sqlite_url
 from uniformer_bench.search.warm import NOTHING, Warm, warm_start
 from uniformer_bench.space import Space
@@ -56,6 +56,7 @@ class Options(NamedTuple):
     timeout_s: float | None
     budget_s: float | None
     command: str
+    finalist_seeds: int = 2
     warm_start: Path | None = None
     data_options: Mapping[str, Any] = MappingProxyType({})  # more arguments of load_clips
 
@@ -134,7 +135,8 @@ def _means(options: Options, run: Path, devices: tuple[str, ...], threads: int, 
     turns = Path(tempfile.gettempdir()) / f"uniformer_bench-{os.getuid()}"
     turns.mkdir(mode=0o700, exist_ok=True)
     trials = min(options.trials, options.space.size())
-    return Means(devices, threads, turns, run / "checkpoints", trials, options.budget_s, options.timeout_s, warm.trials)
+    limits = (trials, options.budget_s, options.timeout_s, options.finalist_seeds)
+    return Means(devices, threads, turns, run / "checkpoints", *limits, warm.trials)
 
 
 def _identity(options: Options, question: Question) -> dict[str, Any]:
@@ -267,13 +269,14 @@ class _Page:
 
 def _summary(run: Path, page: Path, search: Search) -> dict[str, Any]:
     states = Counter(record["state"] for record in search.records)
+    objectives = search.question.space.objectives
     return {
         "schema_version": SCHEMA_VERSION,
         "run": str(run),
         "report": str(page),
         "elapsed_s": search.elapsed_s,
         "trials": {"total": search.counted} | {state: states[state] for state in (*COUNTED, *UNCOUNTED)},
-        "objectives": list(search.question.space.objectives),
+        "objectives": list(objectives),
         "hypervolume": search.hypervolume()["value"],
-        "front": front_rows(front(remeasured(search.records, search.finalists.rows), search.question.space.objectives)),
+        "front": front_rows(decided(search.records, search.finalists.rows, objectives), objectives),
     }

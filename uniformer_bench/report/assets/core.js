@@ -27,8 +27,8 @@ async function unpack() {
 }
 
 function readTrial(row, i) {
-  const [number, label, pattern, front] = DATA.extra[i];
-  return { number, label, run: label.replace(/\d+$/, ""), state: row[column.state], baseline: row[column.baseline], pattern, front: front === 1, row };
+  const [number, label, pattern, front, finalist] = DATA.extra[i];
+  return { number, label, run: label.replace(/\d+$/, ""), state: row[column.state], baseline: row[column.baseline], pattern, front: front === 1, finalist: finalist === 1, row };
 }
 
 // A metric's value in the page's unit, or null.

@@ -63,9 +63,12 @@ function stageLines(trial) {
   return Array.from(stages, ([stage, parts]) => `${stage}: ${parts.join(", ")}`);
 }
 
+// On the page's own axes the finalists make the front, where there are any; on others, which did not choose them, all trials.
 function frontLine(x, y, run) {
   const sign = (key) => (METRICS[key].direction === "maximize" ? 1 : -1);
-  const done = TRIALS.filter((t) => t.run === run && t.state === "complete" && value(t, x) !== null && value(t, y) !== null);
+  const own = [x, y].every((key) => Object.values(DATA.axes).includes(key));
+  const all = TRIALS.filter((t) => t.run === run), final = all.filter((t) => own && t.finalist);
+  const done = (final.length ? final : all).filter((t) => t.state === "complete" && value(t, x) !== null && value(t, y) !== null);
   done.sort((a, b) => sign(x) * (value(b, x) - value(a, x)) || sign(y) * (value(b, y) - value(a, y)));
   let best = -Infinity;
   const kept = done.filter((t) => sign(y) * value(t, y) > best && ((best = sign(y) * value(t, y)), true));
