@@ -1,10 +1,34 @@
-"""The finalists' contest in its worker: documents for all, or a reason."""
+"""How a search ends: who the finalists are, their contest, their trainings, and what an earlier end has done."""
+
+import math
 
 import pytest
 
+from uniformer_bench.data import load_clips
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.search.finalists import Contest, measured
+from uniformer_bench.search.contest import Contest, measured
+from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, recorded_pick, reserve_s
+from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, retrained, train_again
+from uniformer_bench.search.run_files import MOST, decided, finalists_of, remeasured
+from uniformer_bench.space import parse_space
 from uniformer_bench.variants import variant
+
+SPACE = """
+name: test
+input: {frames: 4, size: 16}
+spec: {head_dim: 8, stem: {kernel: [1, 2, 2], stride: [2, 2, 2]}}
+stages:
+  - {mixer: [local, global], depth: {low: 1, high: 2}, width: 8, kernel: [[1, 3, 3], 3]}
+  - {mixer: [local, split], depth: 1, width: [8, 16], dpe_kernel: [null, 3]}
+objectives: [accuracy, latency]
+recipe: {epochs: 0.05, batch: 32}
+"""
+PARAMS = (
+    {"stage1.mixer": "local", "stage1.depth": 2, "stage1.kernel": "1x3x3", "stage2.mixer": "split"}
+    | {"stage2.width": "16", "stage2.dpe_kernel": "none"},
+    {"stage1.mixer": "global", "stage1.depth": 1, "stage2.mixer": "local", "stage2.width": "8"}
+    | {"stage2.dpe_kernel": "3"},
+)  # fmt: skip
 
 
 @pytest.fixture
@@ -13,13 +37,146 @@ def contest(tmp_path):
     return Contest((variant("micro"), variant("micro")), 2, protocol, tmp_path / "turns", budget_s=0.2, seed=0)
 
 
-def test_every_architecture_gets_a_latency(contest):
-    documents = measured(contest, lambda: True)
-    assert [document["n"] >= 6 for document in documents] == [True, True]
-    assert all(document["stopped"] in ("target", "budget") for document in documents)
+def test_every_architecture_gets_a_latency_and_its_stages(contest):
+    found = measured(contest, lambda: True)
+    assert [times.latency_ms["n"] >= 6 for times in found] == [True, True]
+    assert all(times.latency_ms["stopped"] in ("target", "budget") for times in found)
+    assert [len(times.stages_ms) for times in found] == 2 * [len(variant("micro").stages)]
+    assert all(ms > 0 for times in found for ms in times.stages_ms)
 
 
 def test_a_worker_that_fails_and_a_search_that_stops_are_reasons(contest):
     broken = contest._replace(protocol=Protocol(device="cuda:63", frames=8, size=32))
     assert str(measured(broken, lambda: True)).startswith("the finalists' worker crashed: ")
     assert measured(contest, lambda: False) == "the search was stopped"
+
+
+def record(number, accuracy, latency, *, baseline=None, state="complete", params=PARAMS[0]):
+    space = parse_space(SPACE, "here")
+    spec = space.candidate(recorded_pick(params)).spec
+    metrics = {"accuracy": accuracy, "latency": latency, "throughput": 1000 / latency, "params": 5000}
+    row = {"number": number, "baseline": baseline, "state": state, "spec_id": spec.id, "spec": spec.to_dict()}
+    ends = {"accuracy": [accuracy - 0.02, accuracy + 0.02], "latency": [0.9 * latency, 1.1 * latency]}
+    return row | {"pattern": spec.pattern, "params": params, "metrics": metrics, "intervals": ends,
+                  "seconds": {"train": 1.0}}  # fmt: skip
+
+
+def test_finalists_are_few_and_keep_the_ends():
+    keys = ("accuracy", "latency")
+    front = [record(i, 0.9 - i / 100, 60 - i) for i in range(50)]
+    rest = [record(60, 0.1, 90, baseline="paper pattern"), record(61, 0.1, 90, baseline="gone", state="oom")]
+    numbers = [row["number"] for row in finalists_of([*front, *rest], keys)]
+    assert len(numbers) == len(set(numbers)) == MOST + 1
+    assert (numbers[0], numbers[-2:]) == (0, [49, 60])
+    assert [row["number"] for row in finalists_of(front[:3], keys)] == [0, 1, 2]
+    assert finalists_of([], keys) == []
+
+
+def test_the_front_of_the_files_is_the_finalists():
+    records = [record(0, 0.80, 2.0), record(1, 0.79, 2.1), record(2, 0.60, 1.0, baseline="all local")]
+    again = {"latency_ms": {"median": 4.0, "ci95": [3.9, 4.1]}, "stages": [{"latency_ms": 1}]}
+    final = [
+        {"trial": 0, "accuracy": {"mean": 0.7, "ci95": [0.68, 0.72]}, **again},
+        {"trial": 2, "accuracy": {"mean": 0.6, "ci95": [0.58, 0.62]}, "latency_ms": None},
+    ]  # fmt: skip
+    marked = decided(records, final, ("accuracy", "latency"))
+    assert [(row["front"], row["finalist"]) for row in marked] == [(True, True), (False, False), (True, True)]
+    assert marked[0]["metrics"] == {"accuracy": 0.7, "latency": 4.0, "throughput": 250.0, "params": 5000}
+    assert marked[0]["intervals"] == {"accuracy": [0.68, 0.72], "latency": [3.9, 4.1]}
+    assert marked[0]["stages"] == [{"latency_ms": 1}]
+    assert marked[2]["metrics"] == records[2]["metrics"]
+    more = [*records, record(3, 0.9, 3.0)]  # a later start has found another: there are no finalists of these yet
+    assert [(row["front"], row["finalist"]) for row in decided(more, final, ("accuracy", "latency"))] == [
+        (False, False), (True, False), (True, False), (True, False)]  # fmt: skip
+    assert remeasured(records, []) == records
+
+
+def test_a_budget_keeps_what_the_finalists_are_likely_to_take():
+    rows = [record(0, 0.8, 2.0), record(1, 0.8, 2.0, state="oom") | {"seconds": {"train": 99.0}}]
+    assert reserve_s(60, rows, 2, 2) == 6  # a tenth
+    assert reserve_s(3600, rows, 2, 2) == 40 + 2 * 12 * 1.0 / 2
+    assert reserve_s(3600, [], 2, 2) == 40
+
+
+@pytest.fixture(scope="module")
+def lesson(tmp_path_factory):
+    space, cache = parse_space(SPACE, "here"), tmp_path_factory.mktemp("cache")
+    data = {"source": "builtin", "frames": 4, "size": (16, 16), "seed": 0, "cache": cache}
+    return Lesson(len(load_clips(**data).classes), space.recipe, data, "fp32", "fast", 1)
+
+
+def training(trial, seed, expected_s=0.1):
+    return Training(trial, parse_space(SPACE, "here").candidate(recorded_pick(PARAMS[trial])).trained, seed, expected_s)
+
+
+def test_trainings_in_workers_come_to_the_same_as_here_and_what_takes_too_long_is_left_out(lesson, tmp_path):
+    place, asked = Place("cpu", tmp_path), [training(0, 1), training(1, 1), training(1, 2, expected_s=99)]
+    options = {"timeout_s": None, "left_s": lambda: 60.0, "poll": lambda: True}
+    scores, reason = retrained(asked, lesson, [place], **options)
+    assert reason == "the budget was spent"
+    assert set(scores) == {(0, 1), (1, 1)}
+    here = train_again((training(1, 1), lesson, place))
+    assert scores[1, 1] == here
+    assert scores[0, 1] != here
+    assert 0 < here.validation < 1
+    assert 0 < here.test < 1
+    assert retrained(asked, lesson, [place], **options | {"left_s": lambda: 0.0}) == ({}, "the budget was spent")
+    assert retrained(asked, lesson, [place], **options | {"poll": lambda: False}) == ({}, "the search was stopped")
+
+
+def test_a_training_that_diverges_is_a_reason(lesson, tmp_path):
+    wild = lesson._replace(recipe=type(lesson.recipe)(epochs=0.05, batch=32, lr=1e30))
+    found = train_again((training(0, 1), wild, Place("cpu", tmp_path)))
+    assert found == Scores(None, None, found.reason)
+    assert found.reason.startswith("diverged: loss must stay finite")
+
+
+def never():
+    raise AssertionError("an end that is there is not measured again")
+
+
+@pytest.fixture
+def terms(lesson, tmp_path):
+    return Terms(
+        space=parse_space(SPACE, "here"),
+        clips=load_clips(**lesson.data),
+        data=lesson.data,
+        protocol=Protocol(device="cpu", frames=4, size=16),
+        seed=7,
+        seeds=1,
+        places=(Place("cpu", tmp_path),),
+        training_threads=1,
+        timeout_s=None,
+    )
+
+
+def test_a_stopped_end_is_finished_by_the_next_and_then_not_repeated(terms):
+    records = [record(0, 0.9, 2.0), record(1, 0.2, 1.0, params=PARAMS[1])]
+    stopped = ended(records, Finalists([], None), terms, Clock(lambda: math.inf, lambda: False))
+    assert [row["latency_ms"] for row in stopped.rows] == [None, None]
+    assert [row["accuracy"]["mean"] for row in stopped.rows] == [0.9, 0.2]  # of the search, until there are others
+    assert stopped.reason == (
+        "latency was not measured again: the search was stopped; "
+        "2 of 2 trainings from other seeds were left out: the search was stopped"
+    )
+    whole = ended(records, stopped, terms, Clock(lambda: 20.0, lambda: True))
+    assert whole.reason is None
+    first = whole.rows[0]
+    assert first["accuracy"]["by_seed"] == {"7": 0.9, "8": first["accuracy"]["mean"]}  # what chose it does not count
+    assert first["test_accuracy"]["by_seed"] == {"8": first["test_accuracy"]["mean"]}
+    assert first["accuracy"]["ci95"][1] - first["accuracy"]["ci95"][0] > 0.5  # 0.9 and about a tenth: seeds differ
+    assert [stage["name"] for stage in first["stages"]] == ["stage1", "stage2"]
+    assert 0 < first["on_front"] <= 1
+    assert ended(records, whole, terms, Clock(lambda: 20.0, never)) == whole
+    later = ended([*records, record(2, 0.95, 3.0)], whole, terms, Clock(lambda: 0.0, lambda: True))
+    assert [len(row["accuracy"]["by_seed"]) for row in later.rows] == [1, 2, 2]  # trainings stay, times do not
+    assert {row["latency_ms"] is None for row in later.rows} == {True}
+
+
+def test_a_search_that_measures_neither_ends_at_once(terms):
+    space = parse_space(SPACE.replace("[accuracy, latency]", "[params, macs]") + "measure: [memory]\n", "here")
+    row = record(0, 0.9, 2.0) | {"metrics": {"params": 5, "macs": 7, "memory": 9}, "intervals": {}}
+    found = ended([row], Finalists([], None), terms._replace(space=space), Clock(lambda: math.inf, never))
+    assert (found.rows[0]["on_front"], found.reason) == (1.0, None)
+    assert found.rows[0]["accuracy"] is None
+    assert ended([], Finalists([], None), terms, Clock(lambda: math.inf, never)) == ([], "no trial is complete")

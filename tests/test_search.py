@@ -18,7 +18,6 @@ from uniformer_bench.data import digits
 from uniformer_bench.errors import NothingFeasibleError, UbenchError
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.feasible import check_feasible
-from uniformer_bench.search.finalists import MOST, finalists_of
 from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, sampler_of
 from uniformer_bench.space import parse_space
@@ -123,13 +122,18 @@ def test_the_front_and_the_baselines_get_the_full_protocol_once(folder):
     shown = {r["number"]: r for r in records_of(document)}
     for number, row in by_trial.items():
         assert row["latency_ms"]["n"] >= 6
+        assert len(row["stages"]) == len(shown[number]["stages"]) == 2
+        assert len(row["accuracy"]["by_seed"]) == 3
+        assert shown[number]["metrics"]["accuracy"] == row["accuracy"]["mean"]
+        assert row["accuracy"]["mean"] == pytest.approx(sum(row["accuracy"]["by_seed"][seed] for seed in "12") / 2)
+        assert row["test_accuracy"]["by_seed"].keys() == {"1", "2"}
         assert shown[number]["metrics"]["latency"] == row["latency_ms"]["median"]
         assert shown[number]["intervals"]["latency"] == row["latency_ms"]["ci95"]
         assert shown[number]["metrics"]["throughput"] == pytest.approx(1000 / row["latency_ms"]["median"])
-    assert set(by_trial) & {row["trial"] for row in document["front"]}
+    assert {row["trial"] for row in document["front"]} <= set(by_trial) == {n for n in shown if shown[n]["finalist"]}
     study = optuna.load_study(study_name=Path(document["run"]).name, storage=f"sqlite:///{document['run']}/study.db")
     for number, row in by_trial.items():  # what the search went by stays with it
-        assert study.trials[number].values[1] == row["latency_ms_in_search"]
+        assert study.trials[number].values == [row["accuracy_in_search"], row["latency_ms_in_search"]]
     ubench(folder, "--trials", "4")
     assert json.loads((Path(document["run"]) / "run.json").read_text())["finalists"] == info["finalists"]
 
@@ -166,17 +170,6 @@ def test_halving_stops_two_of_three_and_goes_on_after_a_stop(folder):
     assert not list((run / "checkpoints").glob("*"))
     study = optuna.load_study(study_name="halved", storage=f"sqlite:///{run / 'study.db'}")
     assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
-
-
-def test_finalists_are_few_and_keep_the_ends():
-    front = [{"number": i, "baseline": None, "state": "complete"} for i in range(50)]
-    baseline = {"number": 60, "baseline": "paper pattern", "state": "complete"}
-    failed = {"number": 61, "baseline": "all global", "state": "oom"}
-    numbers = [row["number"] for row in finalists_of(front, [*front, baseline, failed])]
-    assert len(numbers) == len(set(numbers)) == MOST + 1
-    assert (numbers[0], numbers[-2:]) == (0, [49, 60])
-    assert [row["number"] for row in finalists_of(front[:3], front[:3])] == [0, 1, 2]
-    assert finalists_of([], []) == []
 
 
 def test_another_question_in_a_named_run_is_refused_with_the_difference(folder):

@@ -88,7 +88,8 @@ def from_trial(path: Path, trial: int | None, limits: Mapping[str, float]) -> Co
 
 def _accuracy_source(run: Run, record: Record) -> str:
     """Whose accuracy it is: of the search's one short run, or of a finalist's later ones, with the test split's."""
-    row = next((row for row in run.info.get("finalists") or [] if row.get("trial") == record["number"]), {})
+    rows: list[dict[str, Any]] = run.info.get("finalists") or []
+    row = next((row for row in rows if row.get("trial") == record["number"]), {})
     trainings, test = (row.get("accuracy") or {}).get("trainings"), row.get("test_accuracy") or {}
     if not trainings or not test.get("ci95"):
         return "the accuracy is that of a short run"

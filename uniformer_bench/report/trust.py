@@ -20,10 +20,11 @@ TRUST = (
 )
 
 FINALS_NOTE = (
-    "The front’s members and the baselines, trained again from other seeds, and timed in turns on a quiet device. What "
-    "chose them is no evidence for them: their accuracy is the mean of the trainings that came after, with a 95 % interval "
-    "that holds the noise of seeds and of clips. The chance is that of being on the front, by these intervals. The test "
-    "split was read for them alone, and nothing is chosen by it. All other trials are shown as the search saw them."
+    "The front’s members and the baselines, trained again from other seeds and timed in turns on a quiet device. What "
+    "chose them is no evidence for them: their accuracy is the mean of the trainings that came after, with a 95 % "
+    "interval that holds the noise of seeds and of clips. The chance is that of being on the front, by these "
+    "intervals. The test split was read for them alone, and nothing is chosen by it. All other trials are shown as "
+    "the search saw them."
 )
 
 
@@ -80,10 +81,12 @@ def finalists(page: Contents) -> str:
     if not found:
         return ""
     columns = {head: [read(row) for row in found] for head, read in FINALS.items()}
-    kept = {head: cells for head, cells in columns.items() if any(cell != MISSING for cell in cells)}
+    kept = {head: cells for head, cells in columns.items() if {*cells} != {MISSING}}
+    if not kept:
+        return ""
     body = "".join(
-        f'<tr><th scope="row">{_opener(page, row)}</th>{"".join(f"<td>{escape(cells[i])}</td>" for cells in kept.values())}</tr>'
-        for i, row in enumerate(found)
+        f'<tr><th scope="row">{_opener(page, row)}</th>{"".join(f"<td>{escape(cell)}</td>" for cell in cells)}</tr>'
+        for row, cells in zip(found, zip(*kept.values(), strict=True), strict=True)
     )
     reason = page.info.get("finalists_reason")
     missing = f" <strong>Not all was done: {escape(words(reason))}.</strong>" if reason else ""

@@ -117,7 +117,7 @@ def retrained(
     executor = LocalExecutor(len(places), timeout_s, train_again)
     try:
         while poll():
-            while executor.free and (training := _next(waiting, left_s())):
+            while executor.free and (training := _next(waiting, left_s())) is not None:
                 waiting.remove(training)
                 key, place = (training.trial, training.seed), _free_place(places, list(running.values()))
                 running[key] = place
@@ -133,7 +133,7 @@ def retrained(
 
 
 def _next(waiting: Sequence[Training], left_s: float) -> Training | None:
-    return next((training for training in waiting if training.expected_s <= left_s), None)
+    return next((training for training in waiting if 0 < left_s >= training.expected_s), None)
 
 
 def _free_place(places: Sequence[Place], taken: Sequence[Place]) -> Place:
