@@ -1,0 +1,276 @@
+"""Which search finds most within its budget: each replayed over a surrogate of the tiny space, by its own clock.
+
+    python benchmarks/samplers.py results/2026-11-23_tiny_table/table.csv --seeds 20      about 40 minutes on one core
+
+The searches are those of `ubench search` itself, driver, study and rungs; only the workers are replayed, two of them,
+which answer by the surrogate and take the seconds that it says. A budget is so many evaluations' worth: the mean time
+of a full training and its measurement, of a random architecture.
+
+Shown is the share of the scaled box (accuracy from chance to 1, latency on a logarithm) that is dominated by the front
+that a search would hand over, at what its members are truly worth; beside it, what the search saw of it itself, which
+luck makes larger. Intervals are of the mean over seeds, differences paired by seed.
+"""
+
+import argparse
+import heapq
+import itertools
+import math
+import random
+import statistics
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import optuna
+import torch
+from scipy.stats import t as student
+from surrogate import CLASSES, SPACE, Surrogate, fit
+from table import read_table
+
+from uniformer_bench.files import to_json, write_whole
+from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.recipe import Halving
+from uniformer_bench.search.driver import Before, Means, Question, Search
+from uniformer_bench.search.evaluate import Result, Task
+from uniformer_bench.search.finalists import Finalists
+from uniformer_bench.search.pareto import Scale
+from uniformer_bench.search.run_files import complete, front, hypervolume_of, scales_of
+from uniformer_bench.search.study import Study
+from uniformer_bench.space import Space, random_pick
+from uniformer_bench.spec import ArchSpec
+
+WORKERS = 2
+LOOK_S = 0.7  # to build a model and to measure its latency and memory
+BUDGETS = (50, 200)  # evaluations' worth
+PLENTY = 100_000  # trials: it is the budget that ends a search
+
+
+class Contestant(NamedTuple):
+    """A search as somebody would set it up."""
+
+    name: str
+    sampler: str
+    halving: Halving
+    stock: bool = False  # Optuna's own settings of TPE
+
+
+NO_RUNGS = Halving()
+CONTESTANTS = (
+    Contestant("random", "random", NO_RUNGS),
+    Contestant("NSGA-II, population 20", "nsga2", NO_RUNGS),
+    Contestant("TPE, stock", "tpe", NO_RUNGS, stock=True),
+    Contestant("TPE, multivariate and grouped", "tpe", NO_RUNGS),
+    Contestant("TPE and halving", "tpe", SPACE.halving),
+    Contestant("model, no halving", "model", NO_RUNGS),
+    Contestant("default", "model", SPACE.halving),
+)
+
+
+# ---------------------------------------------------------------- replaying
+
+
+class _OverError(Exception):
+    """The budget is spent."""
+
+
+class Replay:
+    """Workers that answer by the surrogate; its own clock goes on by what their work takes. Does as LocalExecutor."""
+
+    def __init__(self, surrogate: Surrogate, workers: int) -> None:
+        self.now, self._surrogate, self._workers = 0.0, surrogate, workers
+        self._at_work: list[tuple[float, int, int, Result]] = []
+        self._order = itertools.count()
+
+    @property
+    def free(self) -> int:
+        return self._workers - len(self._at_work)
+
+    def submit(self, number: int, task: Task) -> None:
+        """Begins a trial, whose end is known at once and told in its time."""
+        result = replayed(self._surrogate, task)
+        end = self.now + sum(result.seconds.values())
+        heapq.heappush(self._at_work, (end, next(self._order), number, result))
+
+    def finished(self, wait_s: float) -> list[tuple[int, Result]]:
+        """The trial that ends next."""
+        end, _, number, result = heapq.heappop(self._at_work)
+        self.now = max(self.now, end)
+        return [(number, result)]
+
+    def stop(self) -> list[int]:
+        return [number for _, _, number, _ in self._at_work]
+
+
+def replayed(surrogate: Surrogate, task: Task) -> Result:
+    """What `evaluate` would have given, by the surrogate."""
+    run = surrogate.training(task.spec, task.seed)
+    begun = max((share for share in task.rungs if share < task.until), default=0.0) if task.resumed else 0.0
+    rungs = [
+        {
+            "share": share,
+            "epochs": share * task.recipe.epochs,
+            "loss": run.rung_loss[share],
+            "seconds": run.seconds(share),
+        }
+        for share in task.rungs
+        if begun < share <= task.until
+    ]
+    metrics = {} if task.resumed else {"latency": run.latency_ms, "memory": 1e6}
+    seconds = {"train": run.seconds(task.until) - run.seconds(begun)} | ({} if task.resumed else {"latency": LOOK_S})
+    if task.until < 1:
+        return Result("paused", "paused", metrics, {}, seconds, [], rungs)
+    return Result("complete", None, metrics | {"accuracy": run.accuracy}, {}, seconds, [], rungs)
+
+
+def search(contestant: Contestant, surrogate: Surrogate, seed: int, until_s: float) -> list[dict[str, Any]]:
+    """The records of a search up to this time of its own clock."""
+    space, replay = replace(SPACE, halving=contestant.halving), Replay(surrogate, WORKERS)
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(f"sqlite:///{folder}/study.db", "replay", space.objectives, contestant.sampler, seed)
+        if contestant.stock:
+            study._study.sampler = optuna.samplers.TPESampler(seed=seed)
+        study.enqueue(space.baseline_picks())
+        running = Search(
+            _question(space, contestant.sampler, seed),
+            Means(("cpu",) * WORKERS, 1, Path(folder), Path(folder), PLENTY, None, None),
+            study,
+            Before(0.0, {}, Finalists([], None)),
+            clock=lambda: replay.now,
+            executor_of=lambda *_: replay,  # type: ignore[arg-type]  # which does as LocalExecutor does
+        )
+        try:
+            running.run(_stop_after(until_s))
+        except _OverError:
+            pass
+    return running.records
+
+
+def _question(space: Space, sampler: str, seed: int) -> Question:
+    at, clips = space.input, SimpleNamespace(classes=tuple(range(CLASSES)))
+    protocol = Protocol(device="cpu", batch=at.batch, frames=at.frames, size=at.size)
+    return Question(space, clips, {}, protocol, seed, sampler)  # type: ignore[arg-type]  # only classes are looked at
+
+
+def _stop_after(until_s: float) -> Callable[[Search], None]:
+    def look(now: Search) -> None:
+        if now.elapsed_s > until_s:
+            raise _OverError
+
+    return look
+
+
+# ---------------------------------------------------------------- what it is worth
+
+
+class Worth(NamedTuple):
+    """Hypervolumes of a search at a time: of its front in truth, of the same as it saw it; and its trials by then."""
+
+    true: float
+    seen: float
+    trials: int
+    complete: int
+
+
+def worth(
+    records: Sequence[Mapping[str, Any]], at_s: float, surrogate: Surrogate, scales: Mapping[str, Scale]
+) -> Worth:
+    """What the search had at this time."""
+    by_then = [record for record in records if record["finished_s"] <= at_s]
+    members = front(by_then, SPACE.objectives)
+    truth = [{**row, "metrics": row["metrics"] | true_metrics(surrogate, row["spec"])} for row in members]
+    counted = [record for record in by_then if record["state"] not in ("repeated", "refused", "interrupted")]
+    return Worth(
+        hypervolume_of(truth, SPACE.objectives, scales),
+        hypervolume_of(members, SPACE.objectives, scales),
+        len(counted),
+        len(complete(by_then, SPACE.objectives)),
+    )
+
+
+def true_metrics(surrogate: Surrogate, spec: Mapping[str, Any]) -> dict[str, float]:
+    """An architecture's means."""
+    means = surrogate.means(ArchSpec.from_dict(spec))
+    return {"accuracy": means.accuracy, "latency": means.latency_ms}
+
+
+def true_scales(surrogate: Surrogate) -> dict[str, Scale]:
+    """The hypervolume's axes by the baselines' means: the same for all contestants and seeds."""
+    specs = [SPACE.candidate(_stored(picks)).spec for _, picks in SPACE.baseline_picks()]
+    rows = [{"metrics": true_metrics(surrogate, spec.to_dict())} for spec in specs]
+    return scales_of(rows, SPACE.objectives, CLASSES)
+
+
+def _stored(picks: Mapping[str, Any]) -> Callable[[str, Any], Any]:
+    def pick(name: str, domain: Any) -> Any:
+        return domain.options[domain.labels.index(picks[name])] if hasattr(domain, "labels") else picks[name]
+
+    return pick
+
+
+def evaluation_s(surrogate: Surrogate) -> float:
+    """The mean seconds of a full evaluation of a random architecture."""
+
+    rng = random.Random(0)
+    specs = [SPACE.candidate(random_pick(rng)).spec for _ in range(200)]
+    return LOOK_S + statistics.mean(surrogate.means(spec).seconds(1.0) for spec in specs)
+
+
+# ---------------------------------------------------------------- the table
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval, by Student's t."""
+    if len(values) < 2:
+        return values[0], math.nan
+    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
+    return statistics.mean(values), float(half)
+
+
+def lines(found: Mapping[str, Sequence[Sequence[Worth]]], reference: str) -> list[str]:
+    """By budget and contestant: true and seen hypervolume, trials, and what the reference has more, paired by seed."""
+    rows = []
+    for i, budget in enumerate(BUDGETS):
+        rows.append(f"\n{budget} evaluations' worth")
+        rows.append(f"{'':32}{'true':>18}{'seen':>8}{'trials':>8}{'in full':>8}   {reference} has more by")
+        for name, runs in found.items():
+            at = [run[i] for run in runs]
+            mean, half = interval([w.true for w in at])
+            seen, trials, full = (
+                statistics.mean(getattr(w, key) for w in at) for key in ("seen", "trials", "complete")
+            )
+            paired = [b[i].true - a[i].true for a, b in zip(runs, found.get(reference, []), strict=False)]
+            more = "" if name == reference or not paired else "{:+.4f} ± {:.4f}".format(*interval(paired))
+            rows.append(f"{name:32}{mean:>9.4f} ± {half:.4f}{seen:>8.4f}{trials:>8.0f}{full:>8.0f}   {more}")
+    return rows
+
+
+def main(table: Path, seeds: int, only: Sequence[str], out: Path | None) -> None:
+    torch.set_num_threads(1)
+    surrogate = fit(read_table(table))
+    scales, each_s = true_scales(surrogate), evaluation_s(surrogate)
+    print(f"an evaluation takes {each_s:.2f} s on average; {WORKERS} workers; {seeds} seeds", flush=True)
+    times = [budget * each_s / WORKERS for budget in BUDGETS]
+    found: dict[str, list[list[Worth]]] = {}
+    for contestant in CONTESTANTS:
+        if only and contestant.name not in only:
+            continue
+        runs = [search(contestant, surrogate, seed, times[-1]) for seed in range(seeds)]
+        found[contestant.name] = [[worth(records, at, surrogate, scales) for at in times] for records in runs]
+        print(f"{contestant.name}: {interval([run[-1].true for run in found[contestant.name]])[0]:.4f}", flush=True)
+    print("\n".join(lines(found, "default")))
+    if out:
+        rows = {name: [[w._asdict() for w in run] for run in runs] for name, runs in found.items()}
+        write_whole(out, to_json({"budgets": BUDGETS, "evaluation_s": each_s, "contestants": rows}))
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("table", type=Path)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--only", action="append", default=[], help="a contestant's name; may be given again")
+    parser.add_argument("--out", type=Path, help="the hypervolumes of every seed as JSON")
+    arguments = parser.parse_args()
+    main(arguments.table, arguments.seeds, arguments.only, arguments.out)
