@@ -1,149 +1,253 @@
-"""A table of the tiny space: architectures drawn at random, each trained once in full, with what its rungs said.
+"""A table of the tiny space: architectures drawn at random, each trained once in full, and their latency.
 
-    python benchmarks/table.py results/2026-11-23_tiny_table --architectures 400      about 45 minutes on one core
+    python benchmarks/table.py DIR --shard 0/2 &    about 15 s of CPU a row; may be stopped and started again
+    python benchmarks/table.py DIR --shard 1/2
+    python benchmarks/table.py DIR --latency        afterwards, alone on the machine: 0.5 s an architecture
+    python benchmarks/table.py DIR --join           DIR/table.csv, a line a training, all of the above in it
 
-One line of JSON an architecture, appended as it ends, so that it may be stopped and started again. `--seeds 3` trains
-the first ones again with other seeds, and `--shard 0/2` takes every second. A line holds, at shares of the run, the
-accuracy and the validation loss by the weights as they are (`raw`) and by their moving average (`average`), the mean
-training loss of each tenth of the run, and with `--own-end 0.25` the accuracy of a run a quarter as long whose schedule
-ends in it.
+Trained as a search trains (ShortRun, one thread), so that `rung_loss` is what halving would compare. Every architecture
+is trained with seed 0; then the first `--again` with the other seeds. Losses are mean training losses: `curve` has them
+for each fortieth of the run. Times of training and of the accuracy are of the processor, and know no neighbours.
 """
 
 import argparse
-import copy
+import csv
+import itertools
 import json
+import math
 import random
 import time
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
-from torch import nn
 
-from uniformer_bench.cost import cost
+from uniformer_bench.cost import Cost
 from uniformer_bench.data import load_clips
 from uniformer_bench.data.clips import Clips
+from uniformer_bench.files import finite, write_whole
 from uniformer_bench.measure.accuracy import accuracy
+from uniformer_bench.measure.latency import measure_latency
+from uniformer_bench.measure.protocol import Protocol, default_threads
+from uniformer_bench.metrics import broken_limit
 from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.space import Candidate, Space, load_space, random_pick
-from uniformer_bench.train import short_run, to_input
+from uniformer_bench.search.evaluate import LATENCY_BUDGET_S, latency_run
+from uniformer_bench.search.feasible import closed_form_metrics, cost_of
+from uniformer_bench.space import Candidate, Domain, Space, load_space, random_pick
+from uniformer_bench.train import ShortRun, to_input
 
 RUNGS = (0.125, 0.25, 0.5)  # shares of the run at which it is looked at
-KEPT = 0.95  # of the moving average of the weights, a step
+CURVE = 40  # parts of the run
+DIGITS = 5  # of a loss in table.csv
 
 
-class Watcher:
-    """Follows a model through its steps: the moving average of its weights, and its accuracy at the rungs."""
+class Drawn(NamedTuple):
+    """An architecture, the picks that made it by label, and its cost."""
 
-    def __init__(self, model: nn.Module, clips: Clips, steps: int) -> None:
-        self.model, self.average, self.clips = model, copy.deepcopy(model), clips
-        self.step, self.at = 0, {max(1, round(share * steps)): share for share in RUNGS}
-        self.rungs: list[dict[str, Any]] = []
-
-    def __call__(self) -> None:
-        """Called before every step."""
-        if self.step:
-            for kept, now in zip(self.average.state_dict().values(), self.model.state_dict().values(), strict=True):
-                kept.lerp_(now, 1 - KEPT) if kept.is_floating_point() else kept.copy_(now)
-        if self.step in self.at:
-            seen = {"raw": self.look(self.model), "average": self.look(self.average)}
-            self.rungs.append({"share": self.at[self.step], **seen})
-        self.step += 1
-
-    def look(self, model: nn.Module) -> dict[str, float]:
-        """Accuracy and mean loss on the validation split."""
-        losses, right, split = 0.0, 0, self.clips.validation
-        model.eval()
-        with torch.inference_mode():
-            for start in range(0, len(split.labels), 64):
-                clips, labels = (torch.tensor(array[start : start + 64]) for array in split)
-                logits = model(to_input(clips))
-                losses += F.cross_entropy(logits, labels, reduction="sum").item()
-                right += int((logits.argmax(1) == labels).sum())
-        model.train()
-        return {"accuracy": right / len(split.labels), "loss": losses / len(split.labels)}
+    candidate: Candidate
+    picks: dict[str, Any]
+    cost: Cost
 
 
-def draw(space: Space, rng: random.Random) -> tuple[Candidate, dict[str, Any]]:
-    """An architecture with the picks that made it, by label."""
+def draw(space: Space, classes: int, count: int) -> list[Drawn]:
+    """The first so many different architectures that closed forms do not refuse: always the same ones."""
+    rng, found = random.Random(1), dict[str, Drawn]()
+    while len(found) < count:
+        drawn = _draw(space, classes, rng)
+        if broken_limit(closed_form_metrics(drawn.cost), space.constraints) is None:
+            found.setdefault(drawn.candidate.spec.id, drawn)
+    return list(found.values())
+
+
+def _draw(space: Space, classes: int, rng: random.Random) -> Drawn:
     pick, picks = random_pick(rng), dict[str, Any]()
 
-    def noted(name: str, domain: Any) -> Any:
+    def noted(name: str, domain: Domain) -> Any:
         value = pick(name, domain)
-        picks[name] = domain.labels[domain.options.index(value)] if hasattr(domain, "labels") else value
+        picks[name] = _labels(domain)[domain.options.index(value)]
         return value
 
-    return space.candidate(noted), picks
+    candidate = space.candidate(noted)
+    return Drawn(candidate, picks, cost_of(candidate.spec, space, classes))
+
+
+def _labels(domain: Domain) -> Sequence[Any]:
+    """A choice's labels; the numbers of a range."""
+    return getattr(domain, "labels", domain.options)
+
+
+def candidate_of(space: Space, picks: Mapping[str, Any]) -> Candidate:
+    """The architecture that these picks, by label, make."""
+    return space.candidate(lambda name, domain: domain.options[_labels(domain).index(picks[name])])
+
+
+# ---------------------------------------------------------------- a row
 
 
 def train(candidate: Candidate, clips: Clips, recipe: Recipe, seed: int) -> dict[str, Any]:
-    """One full short run, watched."""
+    """One full short run and its accuracy on the validation split, None where it diverged."""
     torch.manual_seed(seed)
     model = build(candidate.trained, len(clips.classes))
-    watcher, begun = Watcher(model, clips, recipe.steps(len(clips.train.labels))), time.process_time()
-    outcome = short_run(model, clips.train, recipe, device="cpu", seed=seed, at_step=watcher)
-    spent = time.process_time() - begun
-    last = {} if outcome.diverged else watcher.look(model)
-    found = {
-        "seed": seed,
-        "accuracy": last.get("accuracy"),
-        "loss": last.get("loss"),
-        "diverged": outcome.diverged,
-        "losses": outcome.losses,
+    run = ShortRun(model, clips.train, recipe, device="cpu", seed=seed)
+    begun, rung_loss = time.process_time(), dict[str, float | None]()
+    for share in RUNGS:
+        run.advance(max(1, round(share * run.steps)))
+        rung_loss[str(share)] = finite(run.recent_loss())
+    run.advance(run.steps)
+    trained = time.process_time()
+    right = None if run.diverged else accuracy(model, clips.validation, to_input=to_input, device="cpu").value
+    seconds = {"train_cpu_s": trained - begun, "accuracy_cpu_s": time.process_time() - trained}
+    return {
+        "accuracy": right,
+        "diverged": run.diverged,
+        "rung_loss": rung_loss,
+        "curve": curve([*run.losses[: run.step].tolist(), *[math.nan] * (run.steps - run.step)]),
+        **seconds,
     }
-    return found | {"rungs": watcher.rungs, "cpu_s": spent}
 
 
-def shorter(candidate: Candidate, clips: Clips, recipe: Recipe, share: float) -> float:
-    """The accuracy of a run with a schedule of its own that ends after this share of the usual one."""
-    torch.manual_seed(0)
-    model = build(candidate.trained, len(clips.classes))
-    short_run(model, clips.train, replace(recipe, epochs=recipe.epochs * share), device="cpu", seed=0)
-    return accuracy(model, clips.validation, to_input=to_input, device="cpu").value
+def curve(losses: Sequence[float]) -> list[float | None]:
+    """The mean of each fortieth of the steps; None from where the loss was not finite."""
+    bounds = [round(i * len(losses) / CURVE) for i in range(CURVE + 1)]
+    parts = [losses[start:end] for start, end in itertools.pairwise(bounds)]
+    return [finite(sum(part) / len(part)) for part in parts if part]
 
 
-def main(
-    folder: Path, architectures: int, first: int, seeds: int, shard: tuple[int, int], own_ends: list[float]
-) -> None:
-    torch.set_num_threads(1)
-    space, rng = load_space("tiny"), random.Random(1)
-    clips = load_clips("builtin", space.data.frames, space.data.size, 0, None)
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / f"table_{shard[0]}.jsonl"
+def latency(candidate: Candidate, protocol: Protocol, classes: int, seed: int) -> dict[str, Any]:
+    """The latency as a trial of a search has it."""
+    torch.manual_seed(seed)
+    run, _ = latency_run(build(candidate.spec, classes, protocol.implementation), candidate.spec, protocol)
+    found = measure_latency(run, protocol, budget_s=LATENCY_BUDGET_S)
+    return {"latency_ms": found.median, "latency_ci95": found.ci95, "warnings": found.warnings}
+
+
+# ---------------------------------------------------------------- files
+
+
+def read_rows(folder: Path, kind: str) -> list[dict[str, Any]]:
+    """Every row of the shards, in the order of the architectures; of a row that stands twice the later."""
+    lines = [line for path in sorted(folder.glob(f"{kind}_*.jsonl")) for line in path.read_text().splitlines()]
+    rows = [json.loads(line) for line in lines]
+    found = {(row["seed"], row["index"]): row for row in rows}
+    return [found[key] for key in sorted(found)]
+
+
+def join(folder: Path) -> list[dict[str, Any]]:
+    """A row a training, with the latency that was measured as often; None where there is none."""
+    timed = {(row["seed"], row["index"]): row for row in read_rows(folder, "latency")}
+    return [
+        row | {"latency_ms": timed.get((row["seed"], row["index"]), {}).get("latency_ms")}
+        for row in read_rows(folder, "table")
+    ]
+
+
+def write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """A CSV file: a column a pick (empty where inactive), the curve as one cell of numbers between blanks."""
+    flat = [_flat(row) for row in rows]
+    columns = list(dict.fromkeys(key for row in flat for key in row))
+    lines = [columns, *([row.get(key, "") for key in columns] for row in flat)]
+    write_whole(path, "".join(",".join(map(str, line)) + "\n" for line in lines))
+
+
+def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    kept = ("index", "seed", "spec_id", "pattern", "params", "macs", "accuracy", "latency_ms")
+    picks = {f"pick_{name}": label for name, label in row["picks"].items()}
+    rungs = {f"loss_{share}": _short(loss) for share, loss in row["rung_loss"].items()}
+    seconds = {key: _short(row[key]) for key in ("train_cpu_s", "accuracy_cpu_s")}
+    told = {key: "" if row[key] is None else row[key] for key in kept}
+    diverged = {"diverged": (row["diverged"] or "").replace(",", ";")}
+    return told | rungs | seconds | diverged | {"curve": " ".join(map(_short, row["curve"]))} | picks
+
+
+def _short(value: float | None) -> str:
+    return "-" if value is None else f"{value:.{DIGITS}g}"
+
+
+def read_table(path: Path) -> list[dict[str, Any]]:
+    """The rows of `join`, from what `write_table` wrote."""
+    with path.open(newline="") as file:
+        return [_unflat(line) for line in csv.DictReader(file)]
+
+
+def _unflat(line: Mapping[str, str]) -> dict[str, Any]:
+    row: dict[str, Any] = {key: int(line[key]) for key in ("index", "seed", "params", "macs")}
+    row |= {"spec_id": line["spec_id"], "pattern": line["pattern"], "diverged": line["diverged"] or None}
+    row |= {key: _number(line[key]) for key in ("accuracy", "latency_ms", "train_cpu_s", "accuracy_cpu_s")}
+    row["rung_loss"] = {str(share): _number(line[f"loss_{share}"]) for share in RUNGS}
+    row["curve"] = [_number(value) for value in line["curve"].split()]
+    picks = {key.removeprefix("pick_"): label for key, label in line.items() if key.startswith("pick_") and label}
+    row["picks"] = {name: int(v) if name.endswith(("depth", "width")) else v for name, v in picks.items()}
+    return row
+
+
+def _number(text: str) -> float | None:
+    return None if text in ("", "-") else float(text)
+
+
+# ---------------------------------------------------------------- the work
+
+
+def append(path: Path, jobs: Sequence[tuple[int, int]], work: Callable[[int, int], Mapping[str, Any]]) -> None:
+    """A line a job of (index, seed), but those that stand there."""
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = {(line["index"], line["seed"]) for line in lines}
-    drawn = [draw(space, rng) for _ in range(architectures)]
-    for seed in range(seeds):
-        for index, (candidate, picks) in enumerate(drawn):
-            skipped = index < first or index % shard[1] != shard[0] or (index, seed) in known
-            if skipped:
-                continue
-            at = cost(candidate.spec, frames=space.input.frames, size=space.input.size, num_classes=len(clips.classes))
-            row = {"index": index, "spec_id": candidate.spec.id, "pattern": candidate.spec.pattern, "picks": picks}
-            row |= {"params": at.params, "macs": at.macs, **train(candidate, clips, space.recipe, seed)}
-            row |= {"own_end": {str(share): shorter(candidate, clips, space.recipe, share) for share in own_ends}}
+    for index, seed in jobs:
+        if (index, seed) not in known:
+            row = {"index": index, "seed": seed, **work(index, seed)}
             with path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
+
+
+def jobs_of(architectures: int, seeds: int, again: int, shard: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """(index, seed): all with seed 0, then the first ones with the others."""
+    for seed in range(seeds):
+        for index in range(architectures if seed == 0 else min(again, architectures)):
+            if index % shard[1] == shard[0]:
+                yield index, seed
+
+
+def main(folder: Path, jobs: Sequence[tuple[int, int]], shard: int, timed: bool) -> None:
+    space = load_space("tiny")
+    clips = load_clips("builtin", space.data.frames, space.data.size, 0, None)
+    classes, threads = len(clips.classes), default_threads() if timed else 1
+    torch.set_num_threads(threads)
+    drawn = draw(space, classes, 1 + max(index for index, _ in jobs))
+    at = space.input
+    protocol = Protocol(device="cpu", frames=at.frames, size=at.size, batch=at.batch, threads=threads)
+
+    def time_it(index: int, seed: int) -> dict[str, Any]:
+        candidate = drawn[index].candidate
+        return {"spec_id": candidate.spec.id, **latency(candidate, protocol, classes, seed)}
+
+    def train_it(index: int, seed: int) -> dict[str, Any]:
+        candidate, picks, cost = drawn[index]
+        row = {"spec_id": candidate.spec.id, "pattern": candidate.spec.pattern, "picks": picks}
+        row |= {"params": cost.params, "macs": cost.macs}
+        return row | train(candidate, clips, space.recipe, seed)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    append(folder / f"{'latency' if timed else 'table'}_{shard}.jsonl", jobs, time_it if timed else train_it)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--architectures", type=int, default=400)
-    parser.add_argument("--first", type=int, default=0, help="leave out the architectures before this one")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--architectures", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=3, help="of the first --again architectures")
+    parser.add_argument("--again", type=int, default=40, help="how many are trained with every seed")
     parser.add_argument("--shard", default="0/1", help="i/n: every n-th architecture, from the i-th")
-    parser.add_argument("--own-end", type=float, action="append", default=[], dest="own_ends")
-    arguments = parser.parse_args()
-    i, n = arguments.shard.split("/")
-    main(
-        arguments.folder,
-        arguments.architectures,
-        arguments.first,
-        arguments.seeds,
-        (int(i), int(n)),
-        arguments.own_ends,
-    )
+    parser.add_argument("--latency", action="store_true", help="measure in place of training")
+    parser.add_argument("--join", action="store_true", help="write table.csv of what there is")
+    given = parser.parse_args()
+    if given.join:
+        write_table(given.folder / "table.csv", join(given.folder))
+    else:
+        part, parts = map(int, given.shard.split("/"))
+        main(
+            given.folder,
+            list(jobs_of(given.architectures, given.seeds, given.again, (part, parts))),
+            part,
+            given.latency,
+        )
