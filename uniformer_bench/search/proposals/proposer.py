@@ -72,7 +72,8 @@ class Proposer:
         self._along = directions(len(space.objectives), seed)
         self._normal = _normal(len(space.objectives), seed)
         self._fits: dict[str, tuple[int, Parameters]] = {}  # by metric: how much was seen, and what was fitted to it
-        self._known: dict[str, _Row] = {}  # rows of trials
+        self._last: tuple[list[Known], dict[str, Process]] = ([], {})  # the models of these trials
+        self._known: dict[int, _Row] = {}  # rows of trials by number
         self._rows: dict[str, _Row] = {}
         draws = random_suggestions(space, self._rng)
         sample = list(itertools.islice(draws, min(POOL, 4 * space.size())))
@@ -120,12 +121,11 @@ class Proposer:
         return _Row(found, features(spec, cost, at.frames, at.size), closed_form_metrics(cost))
 
     def _row_of(self, trial: Known) -> _Row:
-        key = repr(sorted(trial.params.items()))
-        if key not in self._known:
+        if trial.number not in self._known:
             found = suggestion(self._space, stored_pick(trial.params))
             assert found is not None, "a trial's values have gone together once"
-            self._known[key] = self._row(found)
-        return self._known[key]
+            self._known[trial.number] = self._row(found)
+        return self._known[trial.number]
 
     def _add(self, found: Iterable[Suggestion]) -> list[str]:
         """Takes up what closed forms do not refuse and is not there yet; gives the new ones' keys."""
@@ -149,13 +149,16 @@ class Proposer:
 
     def _models(self, trials: Sequence[Known]) -> dict[str, Process]:
         """A model of every objective and limit that closed forms do not know, and of failures where there are any."""
+        if trials and list(trials) == self._last[0]:
+            return self._last[1]
         limited = [LIMITS[key].metric for key in self._space.constraints]
         keys = [key for key in dict.fromkeys((*self._space.objectives, *limited)) if key not in CLOSED]
         told = [*self._warm, *trials]
         seen = {key: self._seen(key, told) for key in keys}
         if any(trial.failed for trial in told):
             seen[FAILURE] = self._seen(FAILURE, told)
-        return {key: self._fitted(key, values) for key, values in seen.items() if len(values.y)}
+        self._last = list(trials), {key: self._fitted(key, values) for key, values in seen.items() if len(values.y)}
+        return self._last[1]
 
     def _fitted(self, key: str, seen: Seen) -> Process:
         outputs = int(seen.output.max()) + 1
