@@ -1,6 +1,6 @@
-"""A surrogate of the tiny space, fitted to the table of table.py: what any architecture would come to, in a millisecond.
+"""A surrogate of the tiny space, fitted to the table of table.py: what any architecture would come to, at no cost.
 
-    python benchmarks/surrogate.py results/2026-11-23_tiny_table/table.csv      how far it can be trusted, about 3 minutes
+    python benchmarks/surrogate.py results/2026-11-23_tiny_table/table.csv      how far it can be trusted, in minutes
 
 For comparing samplers over many seeds. It is a forest or boosted trees, because the sampler it is to judge is of the
 kind of a Gaussian process: a smooth surrogate on the same features would let it find its own assumptions again. And it
@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from scipy.stats import kendalltau
+from sklearn.base import BaseEstimator, RegressorMixin
 from sklearn.ensemble import ExtraTreesRegressor, GradientBoostingRegressor
 from sklearn.linear_model import Ridge
 from sklearn.model_selection import KFold, cross_val_predict
@@ -153,10 +154,30 @@ def _boosted(seed: int) -> Any:
     )
 
 
+def _line() -> Any:
+    return make_pipeline(StandardScaler(), Ridge(3.0))
+
+
+class LineAndTrees(RegressorMixin, BaseEstimator):
+    """A line, and boosted trees of what it leaves: trees alone spend their splits on what simply adds up."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.seed = seed
+
+    def fit(self, x: np.ndarray, y: np.ndarray) -> "LineAndTrees":
+        self.line_ = _line().fit(x, y)
+        self.trees_ = MultiOutputRegressor(_boosted(self.seed)).fit(x, y - self.line_.predict(x))
+        return self
+
+    def predict(self, x: np.ndarray) -> np.ndarray:
+        return self.line_.predict(x) + self.trees_.predict(x)
+
+
 def models(seed: int) -> dict[str, Any]:
     """What is tried for each group of targets, by name; a deterministic choice by seed."""
     forest = ExtraTreesRegressor(n_estimators=100, max_features=0.5, min_samples_leaf=2, random_state=seed)
-    return {"boosted trees": MultiOutputRegressor(_boosted(seed)), "extra trees": forest}
+    boosted = MultiOutputRegressor(_boosted(seed))
+    return {"boosted trees": boosted, "extra trees": forest, "line and trees": LineAndTrees(seed)}
 
 
 def predicted(model: Any, x: np.ndarray, y: np.ndarray, seed: int) -> np.ndarray:
@@ -196,7 +217,7 @@ class Surrogate:
     """
 
     learnt: Fitted
-    costs: tuple[Fitted, ...]
+    costs: Fitted
     own: np.ndarray
     noise: np.ndarray
     latency_sd: float
@@ -208,7 +229,7 @@ class Surrogate:
         if spec.id not in self.seen:
             x = features(spec)[None]
             learnt = self.learnt.model.predict(x)[0] + _drawn(self.own, f"{self.seed} {spec.id}")
-            times = [math.exp(cost.model.predict(x).item()) for cost in self.costs]
+            times = [float(time) for time in np.exp(self.costs.model.predict(x)[0])]
             self.seen[spec.id] = _means(learnt, times)
         return self.seen[spec.id]
 
@@ -233,21 +254,21 @@ def _drawn(covariance: np.ndarray, key: str) -> np.ndarray:
 
 
 def fit(rows: Sequence[Mapping[str, Any]], seed: int = 0) -> Surrogate:
-    """The surrogate of these rows of table.csv. Raises UbenchError where no seed was repeated."""
+    """The surrogate of these rows of table.csv. Raises UbenchError where no seed was repeated
+    or hardly a latency measured."""
     return fit_data(data_of(rows), seed)
 
 
 def fit_data(data: Data, seed: int = 0) -> Surrogate:
     """The surrogate of a table."""
-    learnt = fit_best(data.x, data.y[:, : len(LEARNT)], seed)
-    columns = [(data.x[k], data.y[k, i : i + 1]) for i in _cost_columns() if (k := ~np.isnan(data.y[:, i])).any()]
-    costs = tuple(fit_best(x, y, seed) for x, y in columns)
-    own = own_covariance(data.y[:, : len(LEARNT)] - learnt.predictions, data.noise, data.runs)
-    return Surrogate(learnt, costs, own, data.noise, data.latency_sd, seed, {})
-
-
-def _cost_columns() -> range:
-    return range(len(LEARNT), len(TARGETS))
+    learnt, costs = np.split(data.y, [len(LEARNT)], axis=1)
+    known = ~np.isnan(costs).any(1)
+    if known.sum() < FOLDS:
+        raise UbenchError(f"the latency of {FOLDS} architectures must be measured at least, got {known.sum()}")
+    fitted = fit_best(data.x, learnt, seed)
+    own = own_covariance(learnt - fitted.predictions, data.noise, data.runs)
+    fitted_costs = fit_best(data.x[known], costs[known], seed)
+    return Surrogate(fitted, fitted_costs, own, data.noise, data.latency_sd, seed, {})
 
 
 def own_covariance(residuals: np.ndarray, noise: np.ndarray, runs: np.ndarray) -> np.ndarray:
@@ -277,14 +298,13 @@ def print_errors(data: Data, surrogate: Surrogate) -> None:
     """A line a target; a line is fitted too, to see what trees are worth."""
     print(f"{FOLDS}-fold cross validation, on means of the seeds")
     print(f"{'target':16} {'model':14} {'error':>8} {'R2':>6} {'tau':>6} {'R2 of a line':>13}")
-    parts = [(LEARNT, surrogate.learnt), *(((name,), cost) for name, cost in zip(COSTS, surrogate.costs, strict=False))]
-    for names, fitted in parts:
+    for names, fitted in ((LEARNT, surrogate.learnt), (COSTS, surrogate.costs)):
+        y = data.y[:, [TARGETS.index(name) for name in names]]
+        known = ~np.isnan(y).any(1)
+        line = r2(y[known], predicted(_line(), data.x[known], y[known], 0))
         for i, name in enumerate(names):
-            y = data.y[:, TARGETS.index(name)]
-            known = ~np.isnan(y)
-            line = predicted(make_pipeline(StandardScaler(), Ridge(3.0)), data.x[known], y[known, None], 0)
-            tau = kendalltau(y[known], fitted.predictions[:, i]).statistic
-            shown = f"{fitted.error[i]:8.4f} {fitted.r2[i]:6.3f} {tau:6.3f} {r2(y[known, None], line)[0]:13.3f}"
+            tau = kendalltau(y[known, i], fitted.predictions[:, i]).statistic
+            shown = f"{fitted.error[i]:8.4f} {fitted.r2[i]:6.3f} {tau:6.3f} {line[i]:13.3f}"
             print(f"{name:16} {fitted.name:14} {shown}")
 
 
