@@ -7,7 +7,7 @@ TRIALS ?= 200
 BENCH ?= results/2026-11-23_bench_cpu
 BIN := .venv/bin
 
-.PHONY: setup search test lint bench
+.PHONY: setup search test soak lint bench
 
 setup: .venv/ready
 
@@ -23,6 +23,10 @@ search: .venv/ready
 
 test: .venv/ready
 	$(BIN)/python -m pytest
+
+# The fault suite for as long as it takes: all twenty kills, a server away for 30 s, times held to their limits.
+soak: .venv/ready
+	UBENCH_SOAK=1 $(BIN)/python -m pytest tests/faults -rP
 
 lint: .venv/ready
 	$(BIN)/ruff check .

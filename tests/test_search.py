@@ -251,17 +251,6 @@ def test_an_interrupt_marks_queues_again_and_reports(folder):
     assert cut & {json.dumps(r["params"], sort_keys=True) for r in later}
 
 
-def test_a_second_driver_is_refused_while_the_first_lives(folder):
-    import fcntl
-
-    run = folder / "results" / "held"
-    run.mkdir(parents=True)
-    with (run / ".driver.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        _, said = ubench(folder, "--run", "held", code=1)
-    assert "a run has one driver at a time" in said
-
-
 def test_a_folder_of_videos_is_searched(folder):
     rng = np.random.default_rng(0)
     names = ("moves left", "moves right")

@@ -1,6 +1,7 @@
 """The verb that searches."""
 
 import shlex
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,8 @@ def search(as_json: bool, debug: bool, **options: Any) -> None:
         finished = run_search(_search_options(space, options), display.show, bar)
     print_document(finished.document, as_json, _search_text(finished.document))
     if finished.stopped.signal is not None:
+        name = signal.Signals(finished.stopped.signal).name
+        click.echo(f"stopped by {name}; the same command goes on from here", err=True)
         sys.exit(128 + finished.stopped.signal)
     if not finished.document["front"]:
         raise click.exceptions.Exit(3)

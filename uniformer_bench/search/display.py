@@ -26,7 +26,7 @@ class Display:
         self._console, self._objectives = console, objectives
         live = console.is_terminal and not console.is_dumb_terminal
         self._live = Live(console=console, refresh_per_second=2, transient=True) if live else None
-        self._line_at = 0.0
+        self._line_at, self._phase = 0.0, SEARCHING
 
     def __enter__(self) -> "Display":
         return self
@@ -41,8 +41,8 @@ class Display:
         if self._live:
             self._live.start()  # only now: before a search, loading may have shown a bar of its own
             self._live.update(panel(progress, self._objectives))
-        elif time.monotonic() - self._line_at >= LINE_EVERY_S:
-            self._line_at = time.monotonic()
+        elif time.monotonic() - self._line_at >= LINE_EVERY_S or progress.phase != self._phase:
+            self._line_at, self._phase = time.monotonic(), progress.phase
             self._console.print(line(progress, self._objectives), highlight=False, soft_wrap=True)
 
 

@@ -4,7 +4,7 @@ import math
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from uniformer_bench.search.records import Record, joined, record_of
 from uniformer_bench.search.retraining import Place
 from uniformer_bench.search.run_files import history, hypervolume_of, scales_of
 from uniformer_bench.search.rungs import Climber, losses_at, next_up
-from uniformer_bench.search.study import COUNTED, Study, optuna_pick
+from uniformer_bench.search.study import COUNTED, MOST_ORPHANED, Study, optuna_pick
 from uniformer_bench.space import Candidate, Space
 
 Executor = LocalExecutor[Task, Result]  # or what does as it does
@@ -36,6 +36,8 @@ Executor = LocalExecutor[Task, Result]  # or what does as it does
 POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
 MAX_SKIPPED = 1000  # refused or repeated in a row: the space is as good as exhausted
 SEARCHING, FINALISTS = "searching", "measuring and training the finalists again"
+STOPPING = "stopping, the report is written; once more ends it at once"
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Question(NamedTuple):
@@ -157,6 +159,13 @@ class Search:
             if self._signal is None:
                 self._measure_finalists(on_change)
         return Stopped(self._signal, reason)
+
+    def give_up(self, trials: Iterable[optuna.Trial]) -> None:
+        """Ends trials that ran each time that a driver died, and may be why."""
+        for trial in trials:
+            candidate = self.question.space.candidate(optuna_pick(trial))
+            reason = f"the search's driver died {MOST_ORPHANED + 1} times while this ran, so it is not tried again"
+            self._finish(trial, candidate, without_numbers("crashed", reason))
 
     def _measure_finalists(self, on_change: Callable[["Search"], None]) -> None:
         def poll() -> bool:
@@ -409,10 +418,11 @@ class Search:
         """The first SIGINT or SIGTERM lets the search stop in order; the second is the system's own."""
 
         def stop(number: int, frame: FrameType | None) -> None:
-            self._signal = number
-            signal.signal(number, signal.SIG_DFL)
+            self._signal, self.phase = number, STOPPING
+            for each in SIGNALS:
+                signal.signal(each, signal.SIG_DFL)
 
-        old = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        old = {number: signal.signal(number, stop) for number in SIGNALS}
         try:
             yield
         finally:

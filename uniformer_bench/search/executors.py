@@ -1,14 +1,19 @@
 """Who evaluates: long-lived worker processes on this machine, each with its own device or core.
 
-A worker that hangs, crashes or is killed ends its own trial with a state and a reason, and is replaced.
+A worker that hangs, crashes or is killed ends its own trial with a state and a reason, and is replaced. A worker
+whose driver dies ends too, whatever it was at: what it came to would be told to nobody.
 """
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from multiprocessing import connection, resource_tracker
 from typing import Any, Generic, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
@@ -34,9 +39,8 @@ class LocalExecutor(Generic[T, R]):
     def __init__(self, workers: int, timeout_s: float | None, work: Callable[[T], R]) -> None:
         for name, value in WORKER_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        context = multiprocessing.get_context("spawn")
         self.workers, self._timeout_s, self._work = workers, timeout_s, work
-        self._pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker)
+        self._pool = _pool(workers)
         self._running: dict[Future[R], Any] = {}
 
     @property
@@ -46,7 +50,11 @@ class LocalExecutor(Generic[T, R]):
 
     def submit(self, key: Any, task: T) -> None:
         """Starts a trial, known as `key` until it is finished."""
-        self._running[self._pool.schedule(self._work, args=[task], timeout=self._timeout_s)] = key
+        with _interrupts_held():
+            if not self._pool.active:  # a worker that dies before it has begun breaks its pool, and ends all in it
+                self._end_pool()
+                self._pool = _pool(self.workers)
+            self._running[self._pool.schedule(self._work, args=[task], timeout=self._timeout_s)] = key
 
     def finished(self, wait_s: float) -> list[tuple[Any, R | Result]]:
         """The trials that ended, after at most this wait for the first."""
@@ -55,9 +63,12 @@ class LocalExecutor(Generic[T, R]):
 
     def stop(self) -> list[Any]:
         """Ends all workers at once; gives the keys of the trials that were cut short."""
+        self._end_pool()
+        return list(self._running.values())
+
+    def _end_pool(self) -> None:
         self._pool.stop()
         self._pool.join()
-        return list(self._running.values())
 
     def _result(self, future: "Future[R]") -> R | Result:
         try:
@@ -66,6 +77,8 @@ class LocalExecutor(Generic[T, R]):
             return without_numbers("timeout", f"a trial must end within {self._timeout_s:g} s, and this did not")
         except ProcessExpired as error:
             return without_numbers("crashed", _death(error.exitcode))
+        except BrokenProcessPool:
+            return without_numbers("crashed", "the worker ended before it had begun")
         except Exception as error:  # whatever a trial raised is its own end, not the study's
             return without_numbers("crashed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
 
@@ -78,6 +91,31 @@ def _death(code: int) -> str:
     return f"the worker ended with exit code {code}"
 
 
+def _pool(workers: int) -> ProcessPool:
+    context = multiprocessing.get_context("spawn")
+    return ProcessPool(max_workers=workers, context=context, initializer=_start_worker)
+
+
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Workers begun in here (and by threads begun in here) hold back an interrupt from the terminal from their birth:
+    one that came while they import would end them with a traceback."""
+    resource_tracker.ensure_running()  # which sets the mask itself
+    old = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, old)
+
+
 def _start_worker() -> None:
     """The driver decides when to stop: an interrupt from the terminal reaches workers too, and is left to it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+
+
+def _end_with_driver() -> None:
+    driver = multiprocessing.parent_process()
+    assert driver is not None, "a worker is a child"
+    connection.wait([driver.sentinel])
+    os._exit(1)

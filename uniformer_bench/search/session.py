@@ -84,8 +84,11 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
         study = Study(
             options.storage or sqlite_url(run), run.name, question.space.objectives, options.sampler, options.seed
         )
-        _prepare(study, question.space)
+        check_identity({"identity": study.identity(identity)}, identity, run)
+        lost = study.recover(question.space.constraints)
+        study.enqueue(question.space.baseline_picks())
         search = Search(question, _means(options, run, devices, threads, warm), study, _before(old))
+        search.give_up(lost)
         info = _info(options, question, identity, old, run.name)
         info["notes"] += [warm.note] if warm.note else []
         page = _Page(run, options.reports, info)
@@ -186,12 +189,6 @@ def _before(old: Mapping[str, Any]) -> Before:
     scales = {key: Scale(**scale) for key, scale in old.get("hypervolume", {}).get("scales", {}).items()}
     finalists = Finalists(old.get("finalists", []), old.get("finalists_reason", "the search has not ended"))
     return Before(old.get("elapsed_s", 0.0), scales, finalists)
-
-
-def _prepare(study: Study, space: Space) -> None:
-    """Queues the baselines of a new study, and what a dead driver left behind of an old one."""
-    if not study.requeue_orphans() and not study.records():
-        study.enqueue(space.baseline_picks())
 
 
 def _info(

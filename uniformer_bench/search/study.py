@@ -23,6 +23,8 @@ COUNTED = ("complete", "pruned", "infeasible", "oom", "diverged", "timeout", "cr
 UNCOUNTED = ("refused", "repeated", "interrupted")
 RECORD, START = "record", "start"  # attributes: what is known of a trial, its index in the quasi-random start
 FAILED = ("oom", "diverged", "timeout", "crashed")
+BASELINE, AGAIN_OF, ORPHANED = "baseline", "again_of", "orphaned"  # more of a trial's attributes
+MOST_ORPHANED = 2  # times that what a dead driver left running is queued again
 MODEL = "model"  # our own, in search/proposals; the others are Optuna's
 SAMPLERS = (MODEL, "tpe", "nsga2", "gp", "random")
 
@@ -76,26 +78,57 @@ class Study:
         """The trials that wait at a rung, with their records so far."""
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
         waiting = [trial for trial in running if RECORD in trial.user_attrs]
-        return [(optuna.Trial(self._study, t._trial_id), json.loads(t.user_attrs[RECORD])) for t in waiting]
+        return [(self._trial(trial), json.loads(trial.user_attrs[RECORD])) for trial in waiting]
 
     def pause(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
         """Keeps what is known of a trial that waits at a rung; samplers are told when it ends."""
         trial.set_user_attr(RECORD, json.dumps(record, allow_nan=False))
 
-    def enqueue(self, picks: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
-        """Queues architectures, each with a name, to be suggested before all others."""
-        for name, values in picks:
-            self._queue(values, {"baseline": name})
+    def identity(self, identity: Mapping[str, Any]) -> dict[str, Any]:
+        """What this study was begun to ask: `identity` where it is new."""
+        if "identity" not in self._study.user_attrs:
+            self._study.set_user_attr("identity", dict(identity))
+        return self._study.user_attrs["identity"]
 
-    def requeue_orphans(self) -> int:
-        """Closes what a dead driver left running, and queues it again; gives how many there were."""
+    def enqueue(self, picks: Iterable[tuple[str, Mapping[str, Any]]]) -> None:
+        """Queues architectures, each with a name, to be suggested before all others; those it has are left out."""
+        known = {trial.user_attrs.get(BASELINE) for trial in self._study.get_trials(deepcopy=False)}
+        for name, values in picks:
+            if name not in known:
+                self._queue(values, {BASELINE: name})
+
+    def recover(self, constraints: Mapping[str, float]) -> list[optuna.Trial]:
+        """Ends in order what a dead driver left running: what it was about to tell is told, what ran is queued again.
+
+        Gives the trials that were orphaned too often for that, which are still to be closed. What is paused stays so.
+        """
         running = self._study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        orphans = [trial for trial in running if RECORD not in trial.user_attrs]
-        for orphan in orphans:
-            self._study.tell(orphan.number, state=TrialState.FAIL, skip_if_finished=True)
-            if orphan.params:
-                self._queue(orphan.params, _baseline_of(orphan))
-        return len(orphans)
+        return [self._trial(orphan) for orphan in running if not self._recovered(orphan, constraints)]
+
+    def _recovered(self, orphan: optuna.trial.FrozenTrial, constraints: Mapping[str, float]) -> bool:
+        record = json.loads(orphan.user_attrs.get(RECORD, "null"))
+        if record is None:
+            times = orphan.user_attrs.get(ORPHANED, 0) + 1
+            if times > MOST_ORPHANED:
+                return False
+            self._queue_again(orphan, {ORPHANED: times})
+        elif record["state"] == "interrupted":
+            self.interrupt(self._trial(orphan), record)
+        elif record["state"] != "paused":
+            self.tell(self._trial(orphan), record, constraints)
+        return True
+
+    def _queue_again(self, trial: optuna.trial.FrozenTrial, attributes: Mapping[str, Any]) -> None:
+        """Queues it once, then ends it: were it the other way round, a kill in between would lose it."""
+        params = trial.system_attrs.get("fixed_params", {}) | trial.params
+        queued = {other.user_attrs.get(AGAIN_OF) for other in self._study.get_trials(deepcopy=False)}
+        if params and trial.number not in queued:
+            kept = {key: trial.user_attrs[key] for key in (BASELINE, ORPHANED) if key in trial.user_attrs}
+            self._queue(params, {**kept, **attributes, AGAIN_OF: trial.number})
+        self._study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
+
+    def _trial(self, frozen: optuna.trial.FrozenTrial) -> optuna.Trial:
+        return optuna.Trial(self._study, frozen._trial_id)
 
     @property
     def waits(self) -> bool:
@@ -124,8 +157,7 @@ class Study:
     def interrupt(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
         """Marks a trial as cut short, and queues its architecture again."""
         trial.set_user_attr(RECORD, json.dumps(record, allow_nan=False))
-        frozen = self._study.tell(trial, state=TrialState.FAIL)
-        self._queue(frozen.params, _baseline_of(frozen))
+        self._queue_again(self._study.get_trials(deepcopy=False)[trial.number], {})
 
     def _queue(self, params: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
         self._study.enqueue_trial(dict(params), user_attrs=dict(attributes))
@@ -148,10 +180,6 @@ class Study:
 
 def _patience(storage: str) -> dict[str, Any]:
     return {"timeout": 60} if storage.startswith("sqlite") else {}
-
-
-def _baseline_of(trial: optuna.trial.FrozenTrial) -> dict[str, Any]:
-    return {key: value for key, value in trial.user_attrs.items() if key == "baseline"}
 
 
 def optuna_pick(trial: optuna.Trial) -> Pick:
