@@ -134,6 +134,19 @@ def test_divergence_and_lack_of_memory_are_states(task, monkeypatch):
     def full(*arguments, **keywords):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory: you tried")
 
+    advance = module.ShortRun.advance
+
+    def tight(run, until, at_step):
+        run.micro_batch = 4  # as where memory held no more
+        advance(run, until, at_step)
+
+    monkeypatch.setattr(module.ShortRun, "advance", tight)
+    split = evaluate(task)
+    assert (split.state, split.adapted) == ("complete", {"micro_batch": 4})
+    assert [w for w in split.warnings if "micro" in w or "at a time" in w] == [
+        "memory did not hold the batch of 8: it trained on 4 at a time with gradients accumulated, so that BatchNorm "
+        "saw 4 clips at a time"
+    ]
     monkeypatch.setattr(module, "ShortRun", full)
     small = evaluate(task)
     assert small.state == "oom"

@@ -20,7 +20,7 @@ def misbehave(how):
         raise OSError("the file\nis lost")
     if how == "hang":
         time.sleep(600)
-    return Result("complete", None, {"accuracy": 0.5}, {}, {}, [], [])
+    return Result("complete", None, {"accuracy": 0.5}, {}, {}, [], [], {})
 
 
 @pytest.fixture

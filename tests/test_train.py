@@ -1,6 +1,7 @@
 """The short run: its schedule, what it learns, and that it stops where the loss is lost."""
 
 import math
+import weakref
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +13,17 @@ from uniformer_bench.data.clips import Split
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.train import DEVIATION, MEAN, ShortRun, batches, learning_rate, optimiser_of, short_run, to_input
+from uniformer_bench.train import (
+    DEVIATION,
+    MEAN,
+    ShortRun,
+    batches,
+    gradients,
+    learning_rate,
+    optimiser_of,
+    short_run,
+    to_input,
+)
 from uniformer_bench.variants import variant
 
 
@@ -143,6 +154,83 @@ def test_it_stops_at_the_first_loss_that_is_not_finite():
     outcome = short_run(bomb, light_and_dark(), Recipe(epochs=3, batch=8), device="cpu")
     assert outcome.diverged == "loss must stay finite, got nan at step 3"
     assert outcome.steps == 3 == bomb.calls
+
+
+class Small(nn.Module):
+    """A model without BatchNorm on a machine whose allocator holds so many clips."""
+
+    def __init__(self, holds, error=None):
+        super().__init__()
+        self.head = nn.Linear(3, 2)
+        self.holds, self.seen = holds, []
+        self.error = error or RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried")
+
+    def forward(self, x):
+        if len(x) > self.holds:
+            raise self.error
+        self.seen.append(len(x))
+        return self.head(x.mean((2, 3, 4)))
+
+
+def run_of(model, **recipe):
+    nn.init.zeros_(model.head.weight)
+    nn.init.zeros_(model.head.bias)
+    return ShortRun(model, light_and_dark(), Recipe(**{"epochs": 2, "batch": 7, **recipe}), device="cpu")
+
+
+@pytest.mark.parametrize("micro_batch", [1, 3, 4])
+def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(micro_batch):
+    torch.manual_seed(0)
+    model = build(variant("micro"), 2).train()
+    for module in model.modules():
+        module.eval() if isinstance(module, nn.BatchNorm3d) else None
+    split, found = light_and_dark(8), []
+    batch = to_input(torch.from_numpy(split.clips)), torch.from_numpy(split.labels)
+    for size in (8, micro_batch):
+        model.zero_grad()
+        loss = gradients(model, batch, Recipe(), "fp32", size)
+        found.append([loss.clone(), *(p.grad.clone() for p in model.parameters())])
+    assert len(found[0]) > 10
+    for whole, parts in zip(*found, strict=True):
+        torch.testing.assert_close(parts, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), MemoryError(), torch.OutOfMemoryError("no")])
+def test_a_batch_that_memory_does_not_hold_is_split_and_learns_the_same(error):
+    whole, split = run_of(Small(7)), run_of(Small(3, error))
+    whole.advance(whole.steps)
+    split.advance(2)
+    assert (whole.micro_batch, split.micro_batch) == (7, 2)  # 7, 4, 2
+    assert split.model.seen == [2, 2, 2, 1] * 2
+    again = run_of(Small(3))
+    again.restore(split.state())
+    again.advance(again.steps)
+    assert again.model.seen == [2, 2, 2, 1] * (again.steps - 2)
+    torch.testing.assert_close(again.losses, whole.losses, rtol=0, atol=1e-6)
+    torch.testing.assert_close(again.model.head.weight, whole.model.head.weight, rtol=0, atol=1e-5)
+
+
+def test_a_clip_that_memory_does_not_hold_ends_the_run_and_so_does_another_error():
+    alone = run_of(Small(0))
+    with pytest.raises(RuntimeError, match="can't allocate memory"):
+        alone.advance(1)
+    assert alone.micro_batch == 1
+    other = run_of(Small(0, RuntimeError("shapes differ")))
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        other.advance(1)
+    assert other.micro_batch == 7
+
+
+def test_what_did_fit_is_free_before_the_smaller_batch_is_tried():
+    class Hoarder(Small):
+        def forward(self, x):
+            assert not any(reference() is not None for reference in kept)
+            kept.append(weakref.ref(held := x * 2))
+            return super().forward(held)
+
+    kept = []
+    run_of(Hoarder(3)).advance(1)
+    assert len(kept) == 2 + 4
 
 
 @pytest.mark.parametrize(

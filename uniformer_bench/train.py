@@ -3,8 +3,12 @@
 AdamW, a warm-up and a cosine to zero, label smoothing, stochastic depth from the spec, gradients clipped,
 mixed precision where the protocol asks for it. Clips stay on the device as uint8, (N, T, H, W, 3), and
 are turned into channels-last floats batch by batch, so that nothing is copied twice.
+
+A batch that memory does not hold is split into micro-batches whose gradients add up to the batch's: the recipe stays,
+but for BatchNorm, whose statistics in training are then those of a micro-batch.
 """
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniformer_bench.data.clips import Split
+from uniformer_bench.measure.memory import is_out_of_memory
 from uniformer_bench.recipe import Recipe
 
 MEAN, DEVIATION = 0.45, 0.225  # of pixels in 0 to 1, the field's values for video (SlowFast, UniFormer)
@@ -70,6 +75,7 @@ class ShortRun:
     """A short run of `model`, in place, on a training split, that may pause between steps and go on elsewhere.
 
     Deterministic by seed on one machine, also across a pause: `state` is all that the steps to come depend on.
+    `micro_batch` is how many clips go through the model at once: the recipe's batch where they fit.
     """
 
     def __init__(
@@ -87,6 +93,7 @@ class ShortRun:
         self.steps, self.step, self.seconds = recipe.steps(len(self.labels)), 0, 0.0
         self.losses = torch.zeros(self.steps, device=device)
         self.diverged: str | None = None
+        self.micro_batch = recipe.batch
         self._seed = seed
         self._optimiser = optimiser_of(model, recipe)
         self._batches = self._batches_from_start()
@@ -105,12 +112,31 @@ class ShortRun:
             for group in self._optimiser.param_groups:
                 group["lr"] = learning_rate(self.step, self.steps, self.recipe)
             batch = next(self._batches)
-            self.losses[self.step] = _step(self.model, self._optimiser, batch, self.recipe, self.precision)
+            while (loss := self._learnt(batch, device)) is None:
+                self.micro_batch = (self.micro_batch + 1) // 2
+            self.losses[self.step] = loss
             self.step += 1
             if _due(self.step, until, self.losses.device.type):
                 self.diverged = _diverged(self.losses[: self.step])
         self._random = _random_state(device)
         self.seconds += time.perf_counter() - start
+
+    def _learnt(self, batch: tuple[Tensor, Tensor], device: str) -> Tensor | None:
+        """The loss of one step, or None where memory does not hold a micro-batch that could be smaller.
+
+        What BatchNorm has seen before memory ran out stays in its running statistics, until later batches replace it.
+        """
+        before = _random_state(device)
+        try:
+            return _step(self.model, self._optimiser, batch, self.recipe, self.precision, self.micro_batch)
+        except (RuntimeError, MemoryError) as error:
+            if self.micro_batch == 1 or not is_out_of_memory(error):
+                raise
+        self._optimiser.zero_grad(set_to_none=True)  # only here: while the error lives, its frames hold what did fit
+        gc.collect()
+        torch.cuda.empty_cache()
+        _set_random_state(before, device)
+        return None
 
     def recent_loss(self) -> float:
         """The mean training loss of the last tenth of the run, of what there is of it."""
@@ -131,6 +157,7 @@ class ShortRun:
             "seconds": self.seconds,
             "losses": self.losses,
             "random": self._random,
+            "micro_batch": self.micro_batch,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -139,6 +166,7 @@ class ShortRun:
         self._optimiser.load_state_dict(state["optimiser"])
         self.step, self.seconds, self._random = state["step"], state["seconds"], state["random"].cpu()
         self.losses.copy_(state["losses"])
+        self.micro_batch = state.get("micro_batch", self.recipe.batch)
         self._batches = self._batches_from_start(self.step)
 
     def _batches_from_start(self, skipped: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
@@ -180,17 +208,34 @@ def _batch(clips: Tensor, labels: Tensor, index: Tensor, flip: Tensor | None) ->
 
 
 def _step(
-    model: nn.Module, optimiser: torch.optim.Optimizer, batch: tuple[Tensor, Tensor], recipe: Recipe, precision: str
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    batch: tuple[Tensor, Tensor],
+    recipe: Recipe,
+    precision: str,
+    micro_batch: int,
 ) -> Tensor:
-    x, y = batch
     optimiser.zero_grad(set_to_none=True)  # before the forward pass, which then runs without old gradients
-    with torch.autocast(x.device.type, dtype=DTYPES[precision], enabled=precision != "fp32"):
-        logits = model(x)
-    loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
-    loss.backward()
+    loss = gradients(model, batch, recipe, precision, micro_batch)
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
     optimiser.step()
-    return loss.detach()
+    return loss
+
+
+def gradients(
+    model: nn.Module, batch: tuple[Tensor, Tensor], recipe: Recipe, precision: str, micro_batch: int
+) -> Tensor:
+    """Adds the gradients of the batch's mean loss to the model's, so many clips at a time; gives that loss."""
+    total = torch.zeros((), device=batch[0].device)
+    for x, y in zip(*(part.split(micro_batch) for part in batch), strict=True):
+        with torch.autocast(x.device.type, dtype=DTYPES[precision], enabled=precision != "fp32"):
+            logits = model(x)
+        loss = F.cross_entropy(logits.float(), y, label_smoothing=recipe.label_smoothing)
+        if len(y) < len(batch[1]):
+            loss = loss * (len(y) / len(batch[1]))
+        loss.backward()
+        total += loss.detach()
+    return total
 
 
 def _due(done: int, until: int, kind: str) -> bool:

@@ -55,7 +55,7 @@ def greedy(*arguments, **keywords):
 def made_up(task: Task, seconds: float) -> Result:
     time.sleep(seconds)
     accuracy = np.random.default_rng(int(task.spec.id, 16)).random()
-    return Result("complete", None, {"accuracy": accuracy}, {"accuracy": (0.0, 1.0)}, {"train": seconds}, [], [])
+    return Result("complete", None, {"accuracy": accuracy}, {"accuracy": (0.0, 1.0)}, {"train": seconds}, [], [], {})
 
 
 def main() -> None:

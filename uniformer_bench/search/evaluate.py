@@ -6,6 +6,7 @@ short run and its accuracy. What goes wrong is a state with a reason, never an e
 
 import copy
 import functools
+import gc
 import time
 from collections.abc import Collection, Iterable, Iterator, MutableSequence
 from contextlib import contextmanager
@@ -63,7 +64,8 @@ class Result(NamedTuple):
     """What a trial came to: `state` complete, paused, infeasible, diverged or oom, with the reason where not complete.
 
     `rungs` are those it has passed: share of the run, epochs, training loss (of the last tenth), and the seconds of
-    training since the last.
+    training since the last. `adapted` has the `micro_batch`, how many clips it trained on at once, where the
+    recipe's batch did not fit.
     """
 
     state: str
@@ -73,11 +75,12 @@ class Result(NamedTuple):
     seconds: dict[str, float]
     warnings: list[str]
     rungs: MutableSequence[dict[str, float]]
+    adapted: dict[str, int]
 
 
 def without_numbers(state: str, reason: str | None) -> Result:
     """A result of which nothing is known but how it ended."""
-    return Result(state, reason, {}, {}, {}, [], [])
+    return Result(state, reason, {}, {}, {}, [], [], {})
 
 
 @functools.cache
@@ -111,7 +114,10 @@ def evaluate(task: Task) -> Result:
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise
-            return found._replace(state="oom", reason=f"memory must suffice, got {_first_line(error)}")
+            found = found._replace(state="oom", reason=f"memory must suffice, got {_first_line(error)}")
+    if found.state == "oom":  # only here: while the error lives, its frames hold what did fit
+        gc.collect()
+        torch.cuda.empty_cache()
     return found
 
 
@@ -243,12 +249,24 @@ def _advanced(task: Task, model: UniFormer, clips: Clips, turns: Turns, found: R
         if run.step < step:
             before_s = run.seconds
             run.advance(step, turns.offer)
+            _note_micro_batch(run, found)
             if share in task.rungs and not run.diverged:
                 seen = {"share": share, "epochs": share * task.recipe.epochs, "loss": run.recent_loss()}
                 found.rungs.append(seen | {"seconds": run.seconds - before_s})
     if task.until < 1 and task.paused is not None:
         write_pickled(task.paused, run.state())
     return run
+
+
+def _note_micro_batch(run: ShortRun, found: Result) -> None:
+    micro, whole = run.micro_batch, run.recipe.batch
+    if micro == found.adapted.get("micro_batch", whole):
+        return
+    found.adapted["micro_batch"] = micro
+    found.warnings.append(
+        f"memory did not hold the batch of {whole}: it trained on {micro} at a time with gradients accumulated, so "
+        f"that BatchNorm saw {micro} clips at a time"
+    )
 
 
 def trained_spec(spec: ArchSpec, recipe: Recipe) -> ArchSpec:

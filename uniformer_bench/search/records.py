@@ -26,6 +26,7 @@ def record_of(trial: optuna.Trial, candidate: Candidate | None, result: Result, 
         "intervals": {key: list(ends) for key, ends in result.intervals.items()},
         "seconds": dict(result.seconds),
         "warnings": list(result.warnings),
+        "micro_batch": result.adapted.get("micro_batch"),
         "rungs": list(result.rungs),
         "finished_s": finished_s,
     }
@@ -38,5 +39,6 @@ def joined(before: Record | None, after: Record) -> Record:
     phases = {*before["seconds"], *after["seconds"]}
     seconds = {phase: before["seconds"].get(phase, 0.0) + after["seconds"].get(phase, 0.0) for phase in phases}
     both = {key: before[key] | after[key] for key in ("metrics", "intervals")}
-    lists = {key: before[key] + after[key] for key in ("warnings", "rungs")}
+    lists = {"rungs": before["rungs"] + after["rungs"]}
+    lists["warnings"] = list(dict.fromkeys(before["warnings"] + after["warnings"]))
     return after | both | lists | {"seconds": seconds}
