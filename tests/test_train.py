@@ -195,7 +195,7 @@ def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(micro_batch):
         torch.testing.assert_close(parts, whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("CUDA out of memory"), MemoryError(), torch.OutOfMemoryError("no")])
+@pytest.mark.parametrize("error", [None, MemoryError(), torch.OutOfMemoryError("no")])
 def test_a_batch_that_memory_does_not_hold_is_split_and_learns_the_same(error):
     whole, split = run_of(Small(7)), run_of(Small(3, error))
     whole.advance(whole.steps)

@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import read_text
 from uniformer_bench.metrics import METRICS
+from uniformer_bench.printing import printable
 
 SCHEMA_VERSION = 1
 WITH_INTERVAL = ("accuracy", "latency")
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 
 Record = dict[str, Any]
 
@@ -128,7 +129,9 @@ def _row(record: Record) -> dict[str, Any]:
 
 
 def _defused(value: Any) -> Any:
-    return f"'{value}" if isinstance(value, str) and value.startswith(FORMULA_STARTS) else value
+    if not isinstance(value, str):
+        return value
+    return printable(f"'{value}" if value.startswith(FORMULA_STARTS) else value)
 
 
 def _read_json(path: Path) -> Any:

@@ -13,6 +13,7 @@ import click
 import uniformer_bench
 from uniformer_bench.cli import measuring, reporting, searching, training
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.printing import printable
 
 VERBS = (
     searching.search,
@@ -41,7 +42,7 @@ def main() -> None:
     except UbenchError as error:
         if "--debug" in sys.argv:
             traceback.print_exc()
-        click.echo(f"ubench: {' '.join(str(error).split())}", err=True)
+        click.echo(f"ubench: {printable(' '.join(str(error).split()))}", err=True)
         sys.exit(error.exit_code)
 
 

@@ -11,8 +11,9 @@ if TYPE_CHECKING:
 def print_document(document: dict[str, Any], as_json: bool, text: str) -> None:
     """The document, or text for a person, on stdout."""
     from uniformer_bench.files import to_json
+    from uniformer_bench.printing import printable
 
-    click.echo(to_json(document) if as_json else text)
+    click.echo(printable(to_json(document) if as_json else text))
 
 
 def show_document(document: dict[str, Any], as_json: bool, *tables: "RenderableType") -> None:

@@ -50,7 +50,12 @@ if TYPE_CHECKING:
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
 @click.option("--compile", "compiled", is_flag=True, help="Measure latency under torch.compile.")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a GPU, or one a core]")
-@click.option("--storage", help="An Optuna storage URL.  [default: SQLite in the run's folder]")
+@click.option(
+    "--storage",
+    envvar="UBENCH_STORAGE",
+    show_envvar=True,
+    help="An Optuna storage URL; one with a password belongs in the variable.  [default: SQLite in the run's folder]",
+)
 @click.option("--run", "run_name", help="The run's name.  [default: from the question asked]")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Runs.")
 @click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
@@ -93,6 +98,7 @@ def search(as_json: bool, debug: bool, **options: Any) -> None:
     from uniformer_bench.search.display import Display
     from uniformer_bench.search.session import run_search
 
+    _warn_of_password(options["storage"])
     terminal = console()
     with DecodingBar(terminal) as bar, Display(terminal, space.objectives) as display:
         finished = run_search(_search_options(space, options), display.show, bar)
@@ -147,6 +153,18 @@ def _search_options(space: "Space", options: dict[str, Any]) -> Any:
             "cache_limit_gb": options["cache_limit"],
         },
     )
+
+
+def _warn_of_password(storage: str | None) -> None:
+    """A URL from the variable is read by this user's processes alone; one among the words by everybody's."""
+    from uniformer_bench.search.storage import has_password, place_of
+
+    if storage and place_of(storage) and has_password(storage) and any(storage in word for word in sys.argv):
+        click.echo(
+            "warning: everyone on this machine can read the password of --storage with `ps`, and it stays in the "
+            "shell's history; UBENCH_STORAGE is for URLs that have one, or leave it to ~/.pgpass",
+            err=True,
+        )
 
 
 def _command_line() -> str:

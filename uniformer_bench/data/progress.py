@@ -7,6 +7,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from uniformer_bench.printing import printable
+
 LINE_EVERY_S = 15.0
 
 
@@ -28,7 +30,7 @@ class DecodingBar:
 
     def say(self, sentence: str) -> None:
         """Prints a sentence."""
-        self._console.print(f"data: {escape(sentence)}", highlight=False, soft_wrap=True)
+        self._console.print(f"data: {escape(printable(sentence))}", highlight=False, soft_wrap=True)
 
     def decoded(self, done: int, total: int) -> None:
         """Moves the bar, or prints a line when one is due."""

@@ -8,6 +8,7 @@ import html
 import math
 
 from uniformer_bench.metrics import METRICS
+from uniformer_bench.printing import printable
 
 MISSING = "–"
 TIMES = "×"
@@ -15,7 +16,7 @@ TIMES = "×"
 
 def escape(value: object) -> str:
     """`value` as text inside HTML or an attribute."""
-    return html.escape(str(value), quote=True)
+    return html.escape(printable(str(value)), quote=True)
 
 
 def number(value: float | None, digits: int = 3) -> str:

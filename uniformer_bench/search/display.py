@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from uniformer_bench.metrics import METRICS
+from uniformer_bench.printing import printable
 from uniformer_bench.search.driver import SEARCHING, Progress
 from uniformer_bench.search.run_files import front
 from uniformer_bench.search.study import COUNTED
@@ -63,7 +64,8 @@ def panel(progress: Progress, objectives: tuple[str, ...]) -> Group:
     for record in members[:SHOWN]:
         name = record["baseline"] or ""
         cells = [_value(key, record) for key in objectives]
-        table.add_row(str(record["number"]), f"{record['pattern']} {name}".strip(), *cells)
+        named = Text(printable(f"{record['pattern']} {name}".strip()))  # as text: a name is no markup
+        table.add_row(str(record["number"]), named, *cells)
     more = Text(f"... and {len(members) - SHOWN} more on the front" if len(members) > SHOWN else "")
     return Group(bar, Text(f"{counted} of {progress.trials} trials{parts}, {_times(progress)}"), table, more)
 

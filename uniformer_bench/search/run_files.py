@@ -133,6 +133,23 @@ def decided(
     return [dict(r, front=r["number"] in members, finalist=r["number"] in final) for r in found]
 
 
+def as_searched(records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The records of trials.json as the study had them: with what the search went by, and without marks."""
+    found = {row["trial"]: row for row in finalists}
+    marks = ("front", "finalist", "stages")
+    plain = [{key: value for key, value in record.items() if key not in marks} for record in records]
+    return [_without_finals(row, found[row["number"]]) if row["number"] in found else row for row in plain]
+
+
+def _without_finals(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
+    metrics = dict(record["metrics"])
+    if row.get("latency_ms") and (median := row.get("latency_ms_in_search")):
+        metrics |= {"latency": median, "throughput": metrics["throughput"] * metrics["latency"] / median}
+    if row.get("accuracy") and row.get("accuracy_in_search") is not None:
+        metrics["accuracy"] = row["accuracy_in_search"]
+    return {**record, "metrics": metrics}
+
+
 def front_rows(marked: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[dict[str, Any]]:
     """front.json, of records that are marked: trial, spec_id and every metric under its column's name, best first."""
     members = sorted((row for row in marked if row["front"]), key=lambda row: _losses(row, objectives))

@@ -4,6 +4,8 @@ import datetime
 import fcntl
 import json
 import os
+import stat
+import sys
 import tempfile
 import time
 from collections import Counter
@@ -26,6 +28,7 @@ from uniformer_bench.search.driver import Before, Means, Progress, Question, Sea
 from uniformer_bench.search.evaluate import check_measurable
 from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import Finalists
+from uniformer_bench.search.mending import mend, set_aside
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.run_files import check_identity, decided, front_rows, identity_hash, write_run
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, Study, sqlite_url
@@ -81,16 +84,18 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
     with _only_driver(run):
         old = _old_info(run)
         check_identity(old, identity, run) if old else None
-        study = Study(
-            options.storage or sqlite_url(run), run.name, question.space.objectives, options.sampler, options.seed
-        )
+        url = options.storage or sqlite_url(run)
+        torn = set_aside(url)
+        study = Study(url, run.name, question.space.objectives, options.sampler, options.seed)
+        mended = mend(study, question.space, run, old, torn)
+        print(mended, file=sys.stderr) if mended else None
         check_identity({"identity": study.identity(identity)}, identity, run)
         lost = study.recover(question.space.constraints)
         study.enqueue(question.space.baseline_picks())
         search = Search(question, _means(options, run, devices, threads, warm), study, _before(old))
         search.give_up(lost)
         info = _info(options, question, identity, old, run.name)
-        info["notes"] += [warm.note] if warm.note else []
+        info["notes"] += [note for note in (warm.note, mended) if note]
         page = _Page(run, options.reports, info)
         page.write(search)
 
@@ -101,6 +106,7 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
         stopped = search.run(changed)
         show(search.progress())
         page.write(search)
+        study.close()
         return Finished(_summary(run, page.path, search), stopped)
 
 
@@ -137,6 +143,9 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
 def _means(options: Options, run: Path, devices: tuple[str, ...], threads: int, warm: Warm) -> Means:
     turns = Path(tempfile.gettempdir()) / f"uniformer_bench-{os.getuid()}"
     turns.mkdir(mode=0o700, exist_ok=True)
+    found = turns.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        raise UbenchError(f"the folder of the locks must be this user's alone, got another's at {turns}")
     trials = min(options.trials, options.space.size())
     limits = (trials, options.budget_s, options.timeout_s, options.finalist_seeds)
     return Means(devices, threads, turns, run / "checkpoints", *limits, warm.trials)
@@ -253,15 +262,27 @@ class _Page:
 
     def write(self, search: Search) -> None:
         self._write_files(search)
-        self.path = write_report(self._run, self._reports)
+        with _room_said(self._reports):
+            self.path = write_report(self._run, self._reports)
         self._page_at = time.monotonic()
 
     def _write_files(self, search: Search) -> None:
         rows, reason = search.finalists
         now = {"elapsed_s": search.elapsed_s, "hypervolume": search.hypervolume()}
         now |= {"finalists": rows, "finalists_reason": reason}
-        write_run(self._run, {**self._info, **now}, search.records)
+        with _room_said(self._run):
+            write_run(self._run, {**self._info, **now}, search.records)
         self._files_at, self._shown = time.monotonic(), len(search.records)
+
+
+@contextmanager
+def _room_said(folder: Path) -> Iterator[None]:
+    """Raises UbenchError in one line where a file cannot be written."""
+    try:
+        yield
+    except OSError as error:
+        end = "the study has what had finished, and the same command goes on from there"
+        raise UbenchError(f"a run's files must be writable, got {error.strerror} for {folder}; {end}") from None
 
 
 def _summary(run: Path, page: Path, search: Search) -> dict[str, Any]:

@@ -9,15 +9,17 @@ a trial cut short, which is queued again, and a repeated one, which told twice w
 import json
 import warnings
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import TrialState
 
-from uniformer_bench.errors import UbenchError
+from uniformer_bench.errors import SpecError, UbenchError
 from uniformer_bench.metrics import LIMITS, METRICS
-from uniformer_bench.space import Choice, Domain, Pick
+from uniformer_bench.search.storage import open_storage
+from uniformer_bench.space import Choice, Domain, Pick, Space
 
 COUNTED = ("complete", "pruned", "infeasible", "oom", "diverged", "timeout", "crashed")
 UNCOUNTED = ("refused", "repeated", "interrupted")
@@ -57,8 +59,9 @@ class Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self.objectives = objectives
         directions = [METRICS[key].direction for key in objectives]
+        self._storage = open_storage(storage)
         self._study = optuna.create_study(
-            storage=optuna.storages.RDBStorage(storage, engine_kwargs={"connect_args": _patience(storage)}),
+            storage=self._storage,
             study_name=name,
             directions=directions,  # type: ignore[arg-type]  # metrics hold plain strings
             load_if_exists=True,
@@ -68,6 +71,10 @@ class Study:
         self._begun = 1 + max((trial.user_attrs.get(START, -1) for trial in trials), default=-1)
         # A sampler's stream starts anew on a resume: another seed, or it would repeat its first suggestions.
         self._study.sampler = sampler_of(sampler, seed + len(trials))
+
+    def close(self) -> None:
+        """Lets go of the storage."""
+        self._storage.engine.dispose()
 
     def records(self) -> list[dict[str, Any]]:
         """The record of every trial that has one, in order of number."""
@@ -96,6 +103,41 @@ class Study:
         for name, values in picks:
             if name not in known:
                 self._queue(values, {BASELINE: name})
+
+    def restore(self, space: Space, records: Iterable[dict[str, Any]]) -> None:
+        """Fills an empty study from records, each under its number; a number without one is a trial that was lost."""
+        assert not self._study.get_trials(deepcopy=False), "only an empty study is filled"
+        by_number = {record["number"]: record for record in records}
+        sampler, self._study.sampler = self._study.sampler, optuna.samplers.RandomSampler(seed=0)
+        for number in range(1 + max(by_number, default=-1)):
+            self._restore_one(space, by_number.get(number))
+        self._study.sampler = sampler
+        self._begun = sum(not record["baseline"] for record in by_number.values())  # at most: the rest is the model's
+        told = [record["params"] for record in by_number.values() if record["state"] != "interrupted"]
+        for record in by_number.values():
+            if record["state"] == "interrupted" and record["params"] not in told:
+                self._queue(record["params"], {BASELINE: record["baseline"]} if record["baseline"] else {})
+
+    def _restore_one(self, space: Space, record: dict[str, Any] | None) -> None:
+        if record is None:
+            self._study.tell(self._study.ask(), state=TrialState.FAIL)
+            return
+        attributes = {BASELINE: record["baseline"]} if record["baseline"] else {}
+        self._study.enqueue_trial(record["params"], user_attrs=attributes)
+        trial = self._study.ask()
+        with suppress(SpecError):  # as when it was refused
+            space.candidate(optuna_pick(trial))
+        if record["state"] == "paused":
+            self.pause(trial, record)
+        elif record["state"] == "interrupted":
+            trial.set_user_attr(RECORD, json.dumps(record, allow_nan=False))
+            self._study.tell(trial, state=TrialState.FAIL)
+        else:
+            self.tell(trial, record, space.constraints)
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._study.get_trials(deepcopy=False)
 
     def recover(self, constraints: Mapping[str, float]) -> list[optuna.Trial]:
         """Ends in order what a dead driver left running: what it was about to tell is told, what ran is queued again.
@@ -176,10 +218,6 @@ class Study:
             self._study.tell(trial, values)
         else:
             self._study.tell(trial, state=TrialState.FAIL if record["state"] == "repeated" else TrialState.PRUNED)
-
-
-def _patience(storage: str) -> dict[str, Any]:
-    return {"timeout": 60} if storage.startswith("sqlite") else {}
 
 
 def optuna_pick(trial: optuna.Trial) -> Pick:

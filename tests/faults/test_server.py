@@ -1,0 +1,74 @@
+"""Whole searches on storages that go away: a server restarts, a file is torn, a disk fills up."""
+
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.searches import SOAK, check_whole, ended, folder, start, stored, wait_for
+from tests.faults.servers import fill, postgres_server, small_disk
+
+__all__ = ["folder"]
+AWAY_S = 30.0 if SOAK else 5.0
+
+
+@pytest.fixture(scope="module")
+def server():
+    with tempfile.TemporaryDirectory(prefix="pg") as place, postgres_server(Path(place)) as running:
+        yield running
+
+
+def test_a_search_waits_out_a_server_that_restarts_and_no_password_is_seen(folder, server):
+    search = start(folder, "--trials=12", "--run=served", faults={"quick": 0.5}, UBENCH_STORAGE=server.url)
+    wait_for((folder / "reports" / "served.html").exists, "the study")
+    wait_for(lambda: len(stored(folder, "served", server.url)) >= 3, "three trials")
+    server.stop()
+    time.sleep(AWAY_S)
+    server.start()
+    document, said = ended(search)
+    assert document["trials"]["total"] == 12, said
+    assert "waiting for the storage: " in said
+    assert "the storage answers again, after " in said
+    check_whole(folder, "served", 12, server.url)
+    files = [path for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts]
+    assert not [path for path in files if b"geheim" in path.read_bytes()]
+    assert "geheim" not in said + json.dumps(document)
+
+
+def test_a_password_among_the_words_is_warned_of(folder):
+    _, said = ended(start(folder, "--trials=1", "--storage=postgresql://bob:geheim@127.0.0.1:1/none"), code=1)
+    warning, error = said.splitlines()
+    assert warning.startswith("warning: everyone on this machine can read the password of --storage with `ps`")
+    assert error.startswith("ubench: a storage must open, got ")
+    assert "geheim" not in said
+
+
+def test_a_search_whose_study_is_torn_or_gone_goes_on_from_what_it_had(folder):
+    first, _ = ended(start(folder, "--trials=10", "--run=torn", faults={"quick": 0.0}))
+    before, database = stored(folder, "torn"), folder / "results" / "torn" / "study.db"
+    database.write_bytes(database.read_bytes()[:-6000])
+    document, said = ended(start(folder, "--trials=12", "--run=torn", faults={"quick": 0.0}))
+    assert "the study was damaged: " in said
+    assert document["trials"]["total"] == 12
+    assert stored(folder, "torn").items() >= before.items()
+    check_whole(folder, "torn", 12)
+    assert first["trials"]["total"] == 10
+    assert "the study was damaged: " in (folder / "reports" / "torn.html").read_text()
+
+
+def test_a_full_disk_ends_a_search_in_a_line_and_nothing_is_lost(folder, tmp_path):
+    with small_disk(tmp_path, "4m"):
+        options = ("--trials=60", "--run=full", f"--results={tmp_path}")
+        search = start(folder, *options, faults={"quick": 0.2})
+        wait_for(lambda: (tmp_path / "full" / "study.db").exists(), "the study")
+        wait_for((folder / "reports" / "full.html").exists, "the study")
+        filler = fill(tmp_path)
+        _, said = ended(search, code=1)
+        assert "Traceback" not in said
+        assert "must" in said.splitlines()[-1]
+        filler.unlink()
+        document, said = ended(start(folder, *options, faults={"quick": 0.0}))
+        assert document["trials"]["total"] == 60
+        assert [r["state"] for r in json.loads((tmp_path / "full" / "trials.json").read_text())].count("complete") == 60
