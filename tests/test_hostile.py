@@ -83,12 +83,8 @@ def hostile_run():
         record["params"] = {**record["params"], "dpe": next(left)}
         record["warnings"] = [next(left)]
     run.info["data"] |= {"classes": PAYLOADS[:40], "name": PAYLOADS[45]}
-    run.info |= {
-        "space_name": PAYLOADS[1],
-        "command": PAYLOADS[0],
-        "notes": PAYLOADS,
-        "space_text": "\n".join(PAYLOADS),
-    }
+    named = {"space_name": PAYLOADS[1], "command": PAYLOADS[0], "notes": PAYLOADS, "space_text": "\n".join(PAYLOADS)}
+    run.info.update(named)
     return run
 
 
@@ -115,7 +111,11 @@ def test_a_table_runs_none_and_shows_no_code():
 def test_a_terminal_is_sent_no_code():
     run, out = hostile_run(), io.StringIO()
     console = Console(file=out, force_terminal=False, width=200)
-    console.print(panel(Progress(run.trials, 1, 0, 220, 1.0, None), ("accuracy", "latency")))
+    complete = [record for record in run.trials if record["state"] == "complete"]
+    for markup, record in zip((text for text in PAYLOADS if "[" in text or "\x1b" in text), complete, strict=False):
+        alone = {**record, "pattern": "LLGG", "baseline": markup}
+        console.print(panel(Progress([alone], 1, 0, 220, 1.0, None), ("accuracy", "latency")))
+    assert "[red]<0>" in out.getvalue()
     bar = DecodingBar(console)
     for payload in PAYLOADS[:50]:
         bar.say(payload)

@@ -45,7 +45,7 @@ def start(folder, *options, faults=None, shell=None, **environment):
     """A search that has begun. `faults`: see injected.py. `shell`: a command line in which CMD is the search."""
     paths = {"space": folder / "space.yaml", "results": folder / "results", "reports": folder / "reports"}
     paths["cache"] = folder / "cache"
-    words = [sys.executable, "-c", DRIVER, "search", "--json", "--device", "cpu"]
+    words = [sys.executable, "-c", DRIVER, "search", "--json", "--device", "cpu", "--finalist-seeds", "0"]
     words += [f"--{name}={path}" for name, path in paths.items()] + [str(option) for option in options]
     own = {"UBENCH_TEST_FAULTS": json.dumps(faults or {}), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     if shell:
