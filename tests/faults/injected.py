@@ -1,8 +1,8 @@
 """A driver whose trials go wrong as told: `search` from here is the product's, but for what workers run.
 
 UBENCH_TEST_FAULTS is JSON: a fault by the number of its trial or its architecture's id, or "quick", the seconds in
-which every trial ends with made-up numbers. Workers unpickle `evaluate` by name, so they import it from here, and
-nothing in the product knows.
+which every trial ends with made-up numbers, or "patience_s" with storages. Workers unpickle `evaluate` by name, so
+they import it from here, and nothing in the product knows.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from uniformer_bench.search import driver
+from uniformer_bench.search import driver, storage
 from uniformer_bench.search.evaluate import Result, Task
 from uniformer_bench.search.evaluate import evaluate as product_evaluate
 
@@ -62,4 +62,5 @@ def main() -> None:
     from uniformer_bench.cli import main
 
     driver.evaluate = evaluate
+    storage.PATIENCE_S = json.loads(os.environ["UBENCH_TEST_FAULTS"]).get("patience_s", storage.PATIENCE_S)
     main()

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from tests.faults.searches import SOAK, alive, ended, folder, start, stored, study_of, trials_of, wait_for, workers_of
+from tests.faults.searches import SOAK, alive, ended, folder, start, stored, told_of, trials_of, wait_for, workers_of
 
 __all__ = ["folder"]
 LATEST_S = 5.0 if SOAK else 30.0  # to stop in order; beside other tests a machine may be slow
@@ -25,7 +25,7 @@ def under_way(folder, run, **how):
 def check_stopped(folder, run, document):
     assert document["trials"]["interrupted"] >= 1
     assert document["trials"]["total"] == document["trials"]["complete"] >= 2
-    assert not study_of(folder, run).get_trials(states=(0,))  # RUNNING
+    assert not [t for t in told_of(folder, run) if t.state.name == "RUNNING"]
     assert {r["number"]: r["state"] for r in trials_of(folder, run)} == {
         number: record["state"] for number, record in stored(folder, run).items()
     }
