@@ -121,8 +121,8 @@ def replayed(surrogate: Surrogate, task: Task) -> Result:
     metrics = {} if task.resumed else {"latency": run.latency_ms, "memory": 1e6}
     seconds = {"train": run.seconds(task.until) - run.seconds(begun)} | ({} if task.resumed else {"latency": LOOK_S})
     if task.until < 1:
-        return Result("paused", "paused", metrics, {}, seconds, [], rungs)
-    return Result("complete", None, metrics | {"accuracy": run.accuracy}, {}, seconds, [], rungs)
+        return Result("paused", "paused", metrics, {}, seconds, [], rungs, {})
+    return Result("complete", None, metrics | {"accuracy": run.accuracy}, {}, seconds, [], rungs, {})
 
 
 def search(contestant: Contestant, surrogate: Surrogate, seed: int, until_s: float) -> list[dict[str, Any]]:

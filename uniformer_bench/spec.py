@@ -5,6 +5,7 @@ stage is dropped when the stage is made, so two specs are equal exactly when the
 """
 
 import dataclasses
+import functools
 import hashlib
 import json
 from dataclasses import dataclass
@@ -258,7 +259,7 @@ class ArchSpec:
 
         return cls.from_dict(read_yaml(Path(path)))
 
-    @property
+    @functools.cached_property
     def id(self) -> str:
         """Ten hexadecimal digits over everything that is active in the architecture, and over nothing else."""
         text = json.dumps(self._canonical(), sort_keys=True, separators=(",", ":"))

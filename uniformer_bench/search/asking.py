@@ -47,12 +47,12 @@ class Asker:
         if not self._has_begun or not scales:
             return self._first(self._proposer, self._study.begun)
         found = self._proposer.propose(trials, taken, scales)
-        return None if found is None else self._study.ask_for(found.params)
+        return None if found is None else self._study.ask_for(found.params, found.domains)
 
     def _first(self, proposer: Proposer, begun: int) -> optuna.Trial | None:
         for index in range(begun, begun + MAX_UNFIT):
             if (found := proposer.first(index)) is not None:
-                return self._study.ask_for(found.params, index)
+                return self._study.ask_for(found.params, found.domains, index)
         return None
 
     def outlook(self, trials: Sequence[Known], numbers: Iterable[int], scales: Mapping[str, Scale]) -> dict[int, float]:

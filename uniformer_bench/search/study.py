@@ -6,6 +6,7 @@ what failed, so that the sampler learns from it. FAIL, which samplers ignore, is
 a trial cut short, which is queued again, and a repeated one, which told twice would draw the next to itself.
 """
 
+import datetime
 import json
 import warnings
 from collections.abc import Iterable, Mapping
@@ -187,14 +188,32 @@ class Study:
         self._queued = max(0, self._queued - 1)
         return self._study.ask()
 
-    def ask_for(self, params: Mapping[str, Any], start: int | None = None) -> optuna.Trial:
-        """A trial of these parameters, the point `start` of the quasi-random start where it is one.
+    def ask_for(
+        self, params: Mapping[str, Any], domains: Mapping[str, Domain], start: int | None = None
+    ) -> optuna.Trial:
+        """A trial of these parameters, picked from these domains; the point `start` of the quasi-random start.
 
-        Nothing must be queued.
+        It is stored at once and whole. Optuna's queue would read all that runs or waits and write value by value:
+        with a hundred paused trials a tenth of a second.
         """
-        self._study.enqueue_trial(dict(params), user_attrs={} if start is None else {START: start})
+        distributions = {name: distribution_of(domain) for name, domain in domains.items()}
+        attributes = {} if start is None else {START: start}
+        template = optuna.trial.FrozenTrial(
+            number=-1,  # the storage gives it
+            trial_id=-1,
+            state=TrialState.RUNNING,
+            value=None,
+            datetime_start=datetime.datetime.now(),
+            datetime_complete=None,
+            params=dict(params),
+            distributions=distributions,
+            user_attrs=attributes,
+            system_attrs={},
+            intermediate_values={},
+        )
         self._begun = self._begun if start is None else start + 1
-        return self._study.ask()
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        return optuna.Trial(self._study, self._storage.create_new_trial(study_id, template))
 
     def interrupt(self, trial: optuna.Trial, record: dict[str, Any]) -> None:
         """Marks a trial as cut short, and queues its architecture again."""
@@ -220,8 +239,17 @@ class Study:
             self._study.tell(trial, state=TrialState.FAIL if record["state"] == "repeated" else TrialState.PRUNED)
 
 
+def distribution_of(domain: Domain) -> optuna.distributions.BaseDistribution:
+    """A choice by its options' labels, a range by its numbers."""
+    if isinstance(domain, Choice):
+        return optuna.distributions.CategoricalDistribution(domain.labels)
+    if all(isinstance(bound, int) for bound in domain):
+        return optuna.distributions.IntDistribution(int(domain.low), int(domain.high), step=int(domain.step))
+    return optuna.distributions.FloatDistribution(domain.low, domain.high, step=domain.step)
+
+
 def optuna_pick(trial: optuna.Trial) -> Pick:
-    """Suggestions of `trial`: a choice by its options' labels, a range by its numbers."""
+    """Suggestions of `trial`, of what `distribution_of` has."""
 
     def pick(name: str, domain: Domain) -> Any:
         if isinstance(domain, Choice):

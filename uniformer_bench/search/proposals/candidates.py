@@ -12,23 +12,28 @@ from uniformer_bench.space import Candidate, Choice, Domain, Pick, Range, Space,
 
 
 class Suggestion(NamedTuple):
-    """An architecture and the parameters that make it, as storage has them: labels of choices, numbers of ranges."""
+    """An architecture and the parameters that make it, as storage has them: labels of choices, numbers of ranges.
+
+    `domains` are what those were picked from.
+    """
 
     candidate: Candidate
     params: dict[str, Any]
+    domains: dict[str, Domain]
 
 
 def suggestion(space: Space, pick: Pick) -> Suggestion | None:
     """What `pick` makes; None where its values do not go together."""
     params: dict[str, Any] = {}
+    domains: dict[str, Domain] = {}
 
     def noted(name: str, domain: Domain) -> Any:
-        value = pick(name, domain)
+        value, domains[name] = pick(name, domain), domain
         params[name] = domain.labels[domain.options.index(value)] if isinstance(domain, Choice) else value
         return value
 
     try:
-        return Suggestion(space.candidate(noted), params)
+        return Suggestion(space.candidate(noted), params, domains)
     except SpecError:
         return None
 
