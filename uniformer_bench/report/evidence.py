@@ -140,6 +140,8 @@ def how_it_was_run(page: Contents) -> str:
     info = page.info
     settings = {key: info.get(key) for key in ("seed", "sampler", "version", "created", "trials_asked", "objectives")}
     settings["elapsed"] = duration(info.get("elapsed_s"))
+    if info.get("driver_cpu_s") is not None:
+        settings["processor time of the driver"] = duration(info["driver_cpu_s"])
     keys = {"Input": "input", "Protocol": "protocol", "Short run": "recipe", "Environment": "environment"}
     parts = {"Run": settings} | {name: info.get(key) for name, key in keys.items()}
     lists = "".join(facts_list(name, facts) for name, facts in parts.items() if facts)

@@ -18,7 +18,7 @@ from uniformer_bench.errors import SpecError
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.asking import Asker, known_of
-from uniformer_bench.search.evaluate import Result, Task, evaluate, trained_spec, without_numbers
+from uniformer_bench.search.evaluate import LATENCY_BUDGET_S, Result, Task, evaluate, trained_spec, without_numbers
 from uniformer_bench.search.executors import LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
@@ -33,6 +33,7 @@ from uniformer_bench.space import Candidate, Space
 
 Executor = LocalExecutor[Task, Result]  # or what does as it does
 
+BASELINE_S = 1.5  # for a baseline's latency: it fixes the hypervolume's axes, at a time when workers still start
 POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
 MAX_SKIPPED = 1000  # refused or repeated in a row: the space is as good as exhausted
 SEARCHING, FINALISTS = "searching", "measuring and training the finalists again"
@@ -332,6 +333,7 @@ class Search:
             until=self._until(flight),
             paused=self._checkpoint(number),
             resumed=flight.record is not None,
+            latency_budget_s=BASELINE_S if flight.trial.user_attrs.get("baseline") else LATENCY_BUDGET_S,
         )
 
     def _until(self, flight: Flight) -> float:

@@ -58,6 +58,7 @@ class Task(NamedTuple):
     until: float = 1.0  # the share at which it pauses
     paused: Path | None = None  # where it lies while it pauses
     resumed: bool = False  # it has been measured, and goes on from there
+    latency_budget_s: float = LATENCY_BUDGET_S
 
 
 class Result(NamedTuple):
@@ -177,7 +178,7 @@ def _latency(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
         with _timed(found, "compile" if protocol.compile else "latency"):
             run, notes = latency_run(model, task.spec, protocol)
         with turns.alone(), _timed(found, "latency"):
-            latency = measure_latency(run, protocol, budget_s=LATENCY_BUDGET_S)
+            latency = measure_latency(run, protocol, budget_s=task.latency_budget_s)
     found.metrics["latency"] = latency.median
     found.metrics["throughput"] = 1000 * protocol.batch / latency.median
     if latency.ci95 is not None:

@@ -96,7 +96,7 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
         search.give_up(lost)
         info = _info(options, question, identity, old, run.name)
         info["notes"] += [note for note in (warm.note, mended) if note]
-        page = _Page(run, options.reports, info)
+        page = _Page(run, options.reports, info, old)
         page.write(search)
 
         def changed(now: Search) -> None:
@@ -247,11 +247,12 @@ def _notes(space: Space) -> list[str]:
 class _Page:
     """The run's files and its page, rewritten as trials end, but no more often than it is worth."""
 
-    def __init__(self, run: Path, reports: Path, info: dict[str, Any]) -> None:
+    def __init__(self, run: Path, reports: Path, info: dict[str, Any], old: Mapping[str, Any]) -> None:
         self._run, self._reports, self._info = run, reports, info
         self.path = reports / f"{run.name}.html"
         self._files_at = self._page_at = 0.0
         self._shown = -1
+        self._cpu_before_s, self._cpu_begun_s = old.get("driver_cpu_s", 0.0), time.process_time()
 
     def refresh(self, search: Search) -> None:
         if len(search.records) == self._shown or time.monotonic() - self._files_at < FILES_EVERY_S:
@@ -270,6 +271,7 @@ class _Page:
         rows, reason = search.finalists
         now = {"elapsed_s": search.elapsed_s, "hypervolume": search.hypervolume()}
         now |= {"finalists": rows, "finalists_reason": reason}
+        now["driver_cpu_s"] = self._cpu_before_s + time.process_time() - self._cpu_begun_s  # asking, telling, the page
         with _room_said(self._run):
             write_run(self._run, {**self._info, **now}, search.records)
         self._files_at, self._shown = time.monotonic(), len(search.records)
