@@ -90,7 +90,7 @@ def test_the_same_architecture_is_compiled_once_on_a_machine():
         torch.testing.assert_close(found.run(clips), model(clips), rtol=1e-4, atol=1e-5)
     words = [sys.executable, "-c", OTHER_PROCESS]
     there = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    assert there["fxgraph_cache_hit"] == 1
+    assert there.get("fxgraph_cache_hit") == 1, there
     assert "fxgraph_cache_miss" not in there
 
 

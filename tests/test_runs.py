@@ -9,6 +9,7 @@ import pytest
 from tests.make_run import make_run, save_run
 from uniformer_bench import load_run
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.printing import printable
 from uniformer_bench.runs import Run, choice_text, csv_rows, load_records, table, table_columns, write_csv
 
 DONE = {
@@ -78,7 +79,7 @@ def test_csv_has_empty_cells_for_what_is_missing_and_never_nan():
 def test_text_that_a_spreadsheet_would_run_is_defused(text):
     record = {**DONE, "reason": text, "params": {"a": text}, "baseline": text}
     (row,) = csv_rows([record])
-    assert row["reason"] == row["param_a"] == row["baseline"] == "'" + text
+    assert row["reason"] == row["param_a"] == row["baseline"] == "'" + printable(text)
     assert table([record])[0]["reason"] == text
 
 

@@ -50,7 +50,7 @@ def test_a_first_signal_stops_in_order(folder, number, how):
     check_stopped(folder, run, document)
     assert "stopping, the report is written; once more ends it at once" in said
     assert said.splitlines()[-1] == f"stopped by {number.name}; the same command goes on from here"
-    assert not workers_of(search)
+    wait_for(lambda: not workers_of(search), "the workers' end")
 
 
 def test_a_terminals_interrupt_reaches_workers_that_still_import_and_leaves_no_traceback(folder):
@@ -60,7 +60,7 @@ def test_a_terminals_interrupt_reaches_workers_that_still_import_and_leaves_no_t
     document, said = ended(search, 130)
     assert document["trials"]["total"] == 0
     assert "Traceback" not in said
-    assert not workers_of(search)
+    wait_for(lambda: not workers_of(search), "the workers' end")
 
 
 def test_a_second_signal_ends_it_at_once(folder):

@@ -137,7 +137,7 @@ def run(tmp_path):
     states = ("complete", "interrupted", "complete", "paused", "pruned", *["complete"] * 30)
     records = [finish(study, state) for state in states]
     written = [{**record, "front": True} for record in records[:-2] if record["state"] != "paused"]
-    row = {"trial": 0, "latency_ms_in_search": 2.0}
+    row = {"trial": 0, "latency_ms": {"median": 4.0, "ci95": None}, "latency_ms_in_search": 2.0}
     written[0] = {**written[0], "metrics": written[0]["metrics"] | {"latency": 4.0, "throughput": 250.0}}
     (tmp_path / "trials.json").write_text(to_json(written))
     return tmp_path, records, {"finalists": [row]}

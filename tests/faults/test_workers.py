@@ -32,7 +32,7 @@ def test_five_faults_end_five_trials_and_the_others_finish(folder):
     for number, (state, reason) in EXPECTED.items():
         assert rows[number]["state"] == state
         assert rows[number]["reason"].startswith(reason)
-    assert not workers_of(search)
+    wait_for(lambda: not workers_of(search), "the workers' end")
 
 
 def test_a_worker_that_the_kernel_kills_is_replaced(folder):
