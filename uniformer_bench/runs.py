@@ -18,6 +18,7 @@ from uniformer_bench.metrics import METRICS
 from uniformer_bench.printing import printable
 
 SCHEMA_VERSION = 1
+REMEASURED = "remeasured"  # in a run's folder: what other devices measured, a file each
 WITH_INTERVAL = ("accuracy", "latency")
 FORMULA_STARTS = tuple("=+-@\t\r\n＝＋－＠")
 
@@ -25,10 +26,11 @@ Record = dict[str, Any]
 
 
 class Run(NamedTuple):
-    """A run as plain data: what `run.json` and `trials.json` hold."""
+    """A run as plain data: what `run.json` and `trials.json` hold, and what other devices `remeasured`."""
 
     info: dict[str, Any]
     trials: list[Record]
+    remeasured: tuple[dict[str, Any], ...] = ()
 
 
 class RunFrames(NamedTuple):
@@ -47,9 +49,23 @@ def load_records(path: str | Path) -> Run:
     info, records = _read_json(folder / "run.json"), _read_json(folder / "trials.json")
     if not isinstance(info, dict) or not isinstance(records, list) or not all(isinstance(r, dict) for r in records):
         raise UbenchError(f"run.json must hold a mapping and trials.json a list of mappings, got others in {folder}")
-    if info.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-        raise UbenchError(f"schema_version must be {SCHEMA_VERSION}, got {info['schema_version']!r} in {folder}")
-    return Run(info, records)
+    _check_version(info, folder)
+    return Run(info, records, tuple(_device(path) for path in sorted((folder / REMEASURED).glob("*.json"))))
+
+
+def _check_version(document: dict[str, Any], path: Path) -> None:
+    if document.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise UbenchError(f"schema_version must be {SCHEMA_VERSION}, got {document['schema_version']!r} in {path}")
+
+
+def _device(path: Path) -> dict[str, Any]:
+    """What a device measured; raises UbenchError where the file is something else."""
+    document = _read_json(path)
+    rows = document.get("rows") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise UbenchError(f"a device's file must hold a mapping with a list of rows, got others in {path}")
+    _check_version(document, path)
+    return dict(document)
 
 
 def load_run(path: str | Path) -> RunFrames:

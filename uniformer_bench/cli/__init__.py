@@ -23,6 +23,7 @@ VERBS = (
     measuring.variants,
     measuring.spaces,
     reporting.report,
+    reporting.remeasure,
     training.train,
     training.test,
     training.export,

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from uniformer_bench.report.answer import Answer, answer
 from uniformer_bench.report.arch import ArchView, Input, read_input, view
+from uniformer_bench.report.devices import Device, devices
 from uniformer_bench.report.drawing import Scale, scale_of, thumbnail
 from uniformer_bench.report.effects import ParameterEffect, effects, patterns
 from uniformer_bench.report.fidelity import points
@@ -34,6 +35,7 @@ class Contents(NamedTuple):
     options: dict[int, dict[str, str]]
     figures: dict[str, Figure]
     parallel: tuple[Dimension, ...] = ()
+    devices: tuple[Device, ...] = ()
 
     @property
     def by_number(self) -> dict[int, Trial]:
@@ -57,7 +59,9 @@ def contents(run: Run) -> Contents:
     what = {key: effects(trials, key) for key in axes}
     figures = _figures(trials, found, past, what) | _fidelity_figure(run.info)
     axes_of_all = dimensions(trials, axes, what[axes.quality])
-    return Contents(name, run.info, trials, found, past, what, views, scale, gallery, options, figures, axes_of_all)
+    others = devices(run.remeasured, trials, run.info, axes.quality)
+    page = Contents(name, run.info, trials, found, past, what, views, scale, gallery, options, figures, axes_of_all)
+    return page._replace(devices=others)
 
 
 def title(trial: Trial) -> str:

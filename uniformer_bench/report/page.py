@@ -15,7 +15,7 @@ from typing import Any
 
 from uniformer_bench.files import write_whole
 from uniformer_bench.metrics import METRICS
-from uniformer_bench.report import architectures, evidence, matters, sections, trust
+from uniformer_bench.report import architectures, elsewhere, evidence, matters, sections, trust
 from uniformer_bench.report.answer import Choice
 from uniformer_bench.report.comparison_page import comparison_page, page_data
 from uniformer_bench.report.contents import Contents, contents
@@ -102,6 +102,7 @@ def _sections(page: Contents) -> tuple[str, ...]:
     return (
         sections.answer(page),
         sections.front(page, trust.finalists(page)),
+        elsewhere.other_devices(page),
         architectures.architectures(page),
         matters.what_matters(page),
         evidence.all_trials(page),
@@ -142,7 +143,7 @@ def _data(page: Contents, records: Sequence[Record]) -> dict[str, Any]:
         "extra": [_extra(trial) for trial in page.trials],
         "archs": {n: architectures.architecture(page, n) for n in page.views},
         "options": page.options,
-        "figures": page.figures,
+        "figures": page.figures | elsewhere.device_figures(page.devices),
         "parallel": [each._asdict() for each in page.parallel],
     }
 

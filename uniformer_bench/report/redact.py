@@ -35,7 +35,8 @@ def redacted(run: Run) -> Run:
     info = _clean(run.info, names)
     if isinstance(card, Mapping):
         info["data"] = _data(card, names)
-    return Run(info, [_clean(record, names) for record in run.trials])
+    trials, devices = ([_clean(each, names) for each in rows] for rows in (run.trials, run.remeasured))
+    return Run(info, trials, tuple(devices))
 
 
 def public_name(run: Run, name: str) -> str:

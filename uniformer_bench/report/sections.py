@@ -14,6 +14,7 @@ from uniformer_bench.report.text import duration, escape, plain, plural, shown
 NAV = (
     ("answer", "Answer"),
     ("front", "Front"),
+    ("devices", "Other devices"),
     ("architectures", "Architectures"),
     ("matters", "What matters"),
     ("trials", "Trials"),
@@ -40,7 +41,8 @@ def header(page: Contents) -> str:
     made = str(info.get("created") or "")[:10]
     facts = [done, f"{counts['complete']} complete", space, f"on {device}" if device else "", elapsed, made]
     line = " · ".join(escape(fact) for fact in facts if fact)
-    return heading("Architecture search", escape(page.name), line, NAV)
+    nav = [each for each in NAV if each[0] != "devices" or page.devices]
+    return heading("Architecture search", escape(page.name), line, nav)
 
 
 def heading(kind: str, name: str, line: str, nav: Sequence[tuple[str, str]]) -> str:
