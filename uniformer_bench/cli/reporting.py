@@ -16,11 +16,14 @@ from uniformer_bench.cli.output import print_document, show_document
 def report(as_json: bool, debug: bool, seed: int, runs: tuple[Path, ...], reports: Path, redact: bool) -> None:
     """(Re)build the page of RUN, a folder of results; of several, one page that compares them."""
     from uniformer_bench.report import write_comparison, write_report
+    from uniformer_bench.report.insights import insights_of
+    from uniformer_bench.runs import load_records
 
     one = len(runs) == 1
     page = write_report(runs[0], reports, redact=redact) if one else write_comparison(runs, reports, redact=redact)
     document = {"schema_version": 1, "run": str(runs[0]), "runs": [str(run) for run in runs], "report": str(page)}
-    print_document(document, as_json, str(page))
+    learnt = [{"run": str(run), **insights_of(load_records(run)).to_dict()} for run in runs] if as_json else []
+    print_document({**document, "insights": learnt}, as_json, str(page))
 
 
 @click.command()

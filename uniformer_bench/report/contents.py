@@ -11,6 +11,7 @@ from uniformer_bench.report.effects import ParameterEffect, effects, patterns
 from uniformer_bench.report.fidelity import points
 from uniformer_bench.report.figures import Figure, effects_figure, front_figure, pattern_figure
 from uniformer_bench.report.info import Axes, History, Trial, choose_axes, history, read_trials
+from uniformer_bench.report.insights import Insights, insights
 from uniformer_bench.report.parallel import Dimension, dimensions
 from uniformer_bench.report.progress_figures import fidelity_figure, history_figure, rungs_figure
 from uniformer_bench.report.text import MISSING, shown
@@ -36,6 +37,7 @@ class Contents(NamedTuple):
     figures: dict[str, Figure]
     parallel: tuple[Dimension, ...] = ()
     devices: tuple[Device, ...] = ()
+    insights: Insights | None = None
 
     @property
     def by_number(self) -> dict[int, Trial]:
@@ -61,7 +63,7 @@ def contents(run: Run) -> Contents:
     axes_of_all = dimensions(trials, axes, what[axes.quality])
     others = devices(run.remeasured, trials, run.info, axes.quality)
     page = Contents(name, run.info, trials, found, past, what, views, scale, gallery, options, figures, axes_of_all)
-    return page._replace(devices=others)
+    return page._replace(devices=others, insights=insights(trials, axes))
 
 
 def title(trial: Trial) -> str:

@@ -1,19 +1,26 @@
 """What matters as HTML: heat maps of patterns, effects of choices, parallel coordinates, each with its text."""
 
+import re
 from collections.abc import Sequence
 
 from uniformer_bench.metrics import METRICS
 from uniformer_bench.report.contents import Contents
 from uniformer_bench.report.effects import ParameterEffect, is_relative, patterns
 from uniformer_bench.report.figures import EFFECT_PARAMETERS
+from uniformer_bench.report.insights import Estimate, Insight, Insights
 from uniformer_bench.report.markup import as_table, bar, plot, section
 from uniformer_bench.report.parallel import Dimension
-from uniformer_bench.report.text import escape, number, percent, plural, signed
+from uniformer_bench.report.text import MISSING, escape, number, percent, plural, signed
 
 CAVEAT = (
     "Each choice against the mean of all complete trials that have the parameter, with 95 % intervals. The sampler "
     "favours what went well, so choices are not drawn evenly: this describes the search, and proves no cause."
 )
+LEARNT = (
+    "Each change with all other choices held, by regression on all of them at once; 95 % intervals by bootstrap "
+    "that hold for all changes together. Cost is also read off trials that were stopped early."
+)
+FINDINGS = 8
 
 
 def what_matters(page: Contents) -> str:
@@ -27,8 +34,44 @@ def what_matters(page: Contents) -> str:
         "Mixers by stage: L local, G global, S split. Brighter is better; empty was not finished. A click on a cell "
         "leaves its trials alone in the table."
     )
-    body = f'<p class="note">{lead}</p><div class="two">{maps}</div>{found}{parallel(page.parallel)}'
+    taught = learnt(page.insights) if page.insights else ""
+    patterns_of = f'<h3>Patterns of mixers</h3><p class="note">{lead}</p><div class="two">{maps}</div>'
+    body = f"{taught}{patterns_of}{found}{parallel(page.parallel)}"
     return section("matters", "What matters", body)
+
+
+def learnt(given: Insights) -> str:
+    """The findings as sentences, how many changes showed nothing, and the findings' numbers as a table."""
+    why = "".join(f"<li>{escape(reason[:1].upper() + reason[1:])}.</li>" for reason in given.reasons)
+    reasons = f'<ul class="note">{why}</ul>' if why else ""
+    if not given.trials:
+        return f"<h3>What a change does</h3>{reasons}" if reasons else ""
+    first, rest = given.found[:FINDINGS], given.found[FINDINGS:]
+    more = f"<details><summary>{len(rest)} more</summary>{_findings(rest)}</details>" if rest else ""
+    other = "other " if given.found else ""
+    unseen = f"{plural(given.unseen, f'{other}change')}: no effect seen." if given.unseen else ""
+    counted = ", ".join(f"{plural(n, 'trial')} for {METRICS[key].label}" for key, n in given.trials.items())
+    note = f'<p class="note">{unseen} {LEARNT} From {escape(counted)}.</p>'
+    return f"<h3>What a change does</h3>{_findings(first)}{more}{reasons}{note}{_estimates(given)}"
+
+
+def _findings(found: Sequence[Insight]) -> str:
+    rows = "".join(
+        f"<li><b>{escape(each.words)}</b>{escape(each.sentence.removeprefix(each.words))}</li>" for each in found
+    )
+    return f'<ul class="findings">{rows}</ul>' if rows else ""
+
+
+def _estimates(given: Insights) -> str:
+    heads = ["change", *(f"{METRICS[k].label} ({'%' if is_relative(k) else 'points'})" for k in given.trials)]
+    rows = [(each.words, *(_estimate(each.effects.get(key)) for key in given.trials)) for each in given.found]
+    return as_table(heads, rows) if rows else ""
+
+
+def _estimate(found: Estimate | None) -> str:
+    if found is None:
+        return MISSING
+    return f"{signed(100 * found.value)} ({signed(100 * found.low)} to {signed(100 * found.high)})"
 
 
 def _map(page: Contents, key: str) -> str:
@@ -78,7 +121,7 @@ def parallel(dimensions: Sequence[Dimension]) -> str:
     """The frame of the parallel coordinates: titles, a canvas for the page's script, and fields for every axis."""
     if not dimensions:
         return ""
-    heads = "".join(f"<span>{escape(each.title)}</span>" for each in dimensions)
+    heads = "".join(f"<span>{_breakable(each.title)}</span>" for each in dimensions)
     fields = "".join(f"<span>{_fields(i, each)}</span>" for i, each in enumerate(dimensions))
     said = f"Parallel coordinates of the complete trials on {len(dimensions)} axes"
     return (
@@ -89,6 +132,11 @@ def parallel(dimensions: Sequence[Dimension]) -> str:
         f'trials holds the same numbers."></canvas><div class="fields">{fields}</div></form></div>'
         '<p class="note" id="parallel-count" role="status"></p>'
     )
+
+
+def _breakable(title: str) -> str:
+    """A name that may be long, with places to break it."""
+    return re.sub(r"([._])", r"\1&#8203;", escape(title))
 
 
 def _fields(i: int, given: Dimension) -> str:
