@@ -48,13 +48,14 @@ def axis_title(key: str) -> str:
     return f"{METRICS[key].label} ({METRICS[key].unit})"
 
 
-def role(trial: Trial) -> str:
-    """Which of ROLES a trial is drawn as."""
+def role(trial: Trial) -> str | None:
+    """Which of ROLES a trial is drawn as; None for what another trial stands for, or is done again."""
     if trial.baseline:
         return "baseline"
     if trial.state == "complete":
         return "front" if trial.front else "dominated"
-    return trial.state if trial.state in ("pruned", "infeasible") else "failed"
+    as_itself = {"pruned": "pruned", "infeasible": "infeasible", "refused": "infeasible"}
+    return None if trial.state in ("repeated", "interrupted") else as_itself.get(trial.state, "failed")
 
 
 def front_figure(trials: Sequence[Trial], axes: Axes, pick: int | None = None) -> Figure:

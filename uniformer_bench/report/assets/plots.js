@@ -76,10 +76,45 @@ function frontLine(x, y, run) {
   return { x: kept.map((t) => value(t, x)), y: kept.map((t) => value(t, y)), shape: sign(x) > 0 ? "vh" : "hv" };
 }
 
-// Names stand towards the middle, so that none is cut off at the plot's edge.
-function sides(trials, key) {
-  const values = TRIALS.map((t) => value(t, key)).filter((v) => v !== null), low = Math.min(...values), high = Math.max(...values);
-  return trials.map((t) => (value(t, key) - low > 0.7 * (high - low) ? "bottom left" : "bottom right"));
+// Names stand where they cover least: each tries the places round its mark, and keeps off marks and earlier names.
+const PLACES = [["bottom right", 0, 0.5], ["top right", 0, -0.5], ["bottom left", -1, 0.5], ["top left", -1, -0.5],
+  ["bottom center", -0.5, 0.9], ["top center", -0.5, -0.9]];
+function placeNames(id, data, layout) {
+  if (!data.some((trace) => trace.text && trace.mode === "markers+text")) return data;
+  const width = Math.max(byId(id).clientWidth - 80, 100), height = Math.max(layout.height - 110, 100);
+  const x = pixels(data, "x", layout.xaxis.type === "log", width), y = pixels(data, "y", layout.yaxis.type === "log", height);
+  const marks = data.filter((trace) => trace.mode !== "lines").flatMap((trace) => trace.x.map((at, i) => [x(at), height - y(trace.y[i])]));
+  const taken = [];
+  return data.map((trace) => (trace.text && trace.mode === "markers+text"
+    ? { ...trace, textposition: trace.text.map((name, i) => place(name, [x(trace.x[i]), height - y(trace.y[i])], marks, taken, width)) }
+    : trace));
+}
+
+// From a value to pixels along an axis that holds every mark and its bar.
+function pixels(data, axis, log, length) {
+  const scale = (at) => (log ? Math.log(at) : at), bar = `error_${axis}`, ends = [];
+  for (const trace of data) {
+    (trace[axis] || []).forEach((at, i) => {
+      if (at !== null) ends.push(at, at + (trace[bar]?.array?.[i] || 0), at - (log ? 0 : trace[bar]?.arrayminus?.[i] || 0));
+    });
+  }
+  const low = scale(Math.min(...ends)), high = scale(Math.max(...ends));
+  return (at) => (at === null ? NaN : (0.04 + (0.92 * (scale(at) - low)) / (high - low || 1)) * length);
+}
+
+function place(name, [x, y], marks, taken, width) {
+  const wide = 7 * name.length + 10, high = 15;
+  const boxes = PLACES.map(([where, left, down]) => {
+    const x0 = x + left * wide + Math.sign(left + 0.5) * 4, y0 = y + down * 18 - high / 2;
+    return { where, x0, x1: x0 + wide, y0, y1: y0 + high };
+  });
+  const within = (box, [px, py]) => px > box.x0 - 4 && px < box.x1 + 4 && py > box.y0 - 4 && py < box.y1 + 4;
+  const over = (a, b) => a.x0 < b.x1 && a.x1 > b.x0 && a.y0 < b.y1 && a.y1 > b.y0;
+  const cost = (box) => 100 * (box.x0 < 0 || box.x1 > width) + 10 * taken.filter((other) => over(box, other)).length
+    + marks.filter((mark) => within(box, mark)).length;
+  const best = boxes.reduce((kept, box) => (cost(box) < cost(kept) ? box : kept));
+  taken.push(best);
+  return best.where;
 }
 
 function frontTrace(trace, { x, y }, visible) {
@@ -90,7 +125,7 @@ function frontTrace(trace, { x, y }, visible) {
   const numbers = trace.meta === "pick" ? [view.pick] : trace.customdata, trials = numbers.map((n) => BY_NUMBER.get(n));
   const bars = trace.error_x && { error_x: errorBars(trace, "error_x", x), error_y: errorBars(trace, "error_y", y) };
   const chosen = visible && { selectedpoints: trials.flatMap((t, i) => (visible.has(t.number) ? [i] : [])) };
-  return { ...trace, customdata: numbers, x: trials.map((t) => (value(t, y) === null ? null : value(t, x))), y: trials.map((t) => value(t, y)), ...bars, ...chosen, ...(trace.text && { textposition: sides(trials, x) }),
+  return { ...trace, customdata: numbers, x: trials.map((t) => (value(t, y) === null ? null : value(t, x))), y: trials.map((t) => value(t, y)), ...bars, ...chosen,
     hovertext: trials.map((t) => hoverCached(t, [x, y])), unselected: { marker: { opacity: 0.15 }, textfont: { color: "rgba(0,0,0,0)" } } };
 }
 
@@ -102,7 +137,8 @@ function frontFigure() {
   const visible = filtersOn() ? new Set(visibleTrials().map((trial) => trial.number)) : null;
   // the zoom stays while the axes do; points are chosen anew, or plotly would hold on to its last selection
   const held = { uirevision: JSON.stringify(axes), selectionrevision: ++drawings, selections: (view.selected && byId("plot-front").layout?.selections) || [] };
-  return { data: data.map((trace) => themedTrace(frontTrace(trace, axes, visible))), layout: { ...themedLayout(shown), ...held } };
+  const traces = data.map((trace) => themedTrace(frontTrace(trace, axes, visible)));
+  return { data: placeNames("plot-front", traces, shown), layout: { ...themedLayout(shown), ...held } };
 }
 
 function redrawFront() {
@@ -133,7 +169,7 @@ function drawPlot(id) {
   if (id === "plot-front") return drawFront();
   const { data, layout } = DATA.figures[id];
   const bar = { ...CONFIG, displayModeBar: false };
-  return Plotly.react(id, data.map(themedTrace), themedLayout(fitted(id, layout)), bar);
+  return Plotly.react(id, placeNames(id, data.map(themedTrace), layout), themedLayout(fitted(id, layout)), bar);
 }
 
 // Long labels may take no more than two fifths of a narrow plot.
