@@ -511,3 +511,17 @@ def test_several_runs_share_the_plots_and_the_table(two):
         two.click("#save-json")
     rows = json.loads(Path(got.value.path()).read_text(encoding="utf-8"))
     assert [(row["run"], row["number"]) for row in rows[58:62]] == [("A", 58), ("A", 59), ("B", 0), ("B", 1)]
+
+
+def test_names_of_baselines_do_not_cover_each_other(two):
+    """Two marks in one place go by names in other places; one at the right end has its name on the left."""
+    named = {"mode": "markers+text", "text": ["one name", "another"], "x": [1, 1], "y": [50, 50]}
+    other = {"mode": "markers+text", "text": ["at the end"], "x": [100], "y": [99]}
+    plain = {"mode": "markers", "x": [0, 100], "y": [0, 100]}
+    layout = {"height": 520, "xaxis": {"type": "linear"}, "yaxis": {"type": "linear"}}
+    found = two.evaluate("([d, l]) => placeNames('plot-front', d, l)", [[named, other, plain], layout])
+    first, second = found[0]["textposition"]
+    assert first == "bottom right"
+    assert second == "top right"
+    assert found[1]["textposition"][0] == "bottom left"
+    assert found[2] == plain

@@ -120,7 +120,7 @@ def _figures(
     if len(past.points) > 1:
         figures["plot-history"] = history_figure(past)
         figures["plot-history-trials"] = history_figure(past, by_trials=True)
-    if any(trial.rungs for trial in trials):
+    if any(len(trial.rungs) > 1 for trial in trials):  # at one rung there are no curves
         figures["plot-rungs"] = rungs_figure(trials)
     return figures
 

@@ -45,10 +45,15 @@ def _said(device: Device) -> str:
         f"Of {plural(device.pairs, 'pair')} told apart on both, {device.swapped} swap places." if device.pairs else ""
     )
     pick = next(
-        (f"The pick there is {title(t)}. {device.sentence} " for t in device.trials if t.number == device.pick), ""
+        (f"The pick there is {title(t)}: {_lower(device.sentence)} " for t in device.trials if t.number == device.pick),
+        "",
     )
     words = f"{span}{pick}{front}{pairs}"
     return f"<b>{escape(device.label)}</b> ({escape(terms(device.protocol))}): {escape(words)}"
+
+
+def _lower(text: str) -> str:
+    return text[:1].lower() + text[1:]
 
 
 def _warnings(device: Device) -> str:
