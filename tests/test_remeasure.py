@@ -191,15 +191,15 @@ def test_the_page_shows_the_devices_and_keeps_hostile_names_text():
 
 def test_the_verb_writes_the_file_and_the_page(tmp_path):
     folder = save_run(RUN, tmp_path / "run")
-    words = ("remeasure", "run", "--device", "cpu", "--threads", 1, "--budget", "0.2s", "--name", "Laptop")
+    words = ("remeasure", "run", "--device", "cpu", "--threads", 1, "--budget", "0.2s", "--name", "[b]Laptop")
     done = ubench(*words, "--json", "--reports", "pages", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     document = json.loads(done.stdout)
-    assert (document["file"], document["report"]) == ("run/remeasured/laptop.json", "pages/run.html")
+    assert (document["file"], document["report"]) == ("run/remeasured/b-laptop.json", "pages/run.html")
     (kept,) = load_records(folder).remeasured
     assert kept == {key: value for key, value in document.items() if key not in ("file", "report")}
     done = ubench(*words, "--batch", 2, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "Laptop" in done.stdout
+    assert "[b]Laptop" in done.stdout
     assert "paper pattern" in done.stdout
     assert load_records(folder).remeasured[0]["protocol"]["batch"] == 2

@@ -5,20 +5,28 @@ from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
+from rich.text import Text
+
+from uniformer_bench.printing import printable
 
 COLUMNS = ("trial", "pattern", "ms in the run", "ms here", "95 % interval", "ratio", "MB")
 
 
 def remeasured_table(document: Mapping[str, Any]) -> Table:
     """The table, with where the device's file and the page are below it. The ratio is of the batches' times."""
-    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=document["label"], title_justify="left")
-    table.title_style, table.caption_style, table.caption_justify = "bold", "", "left"
-    table.caption = f"{document['file']}\n{document['report']}"
+    title, caption = _text(document["label"]), _text(f"{document['file']}\n{document['report']}")
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1, 0, 0), pad_edge=False, title=title, caption=caption)
+    table.title_justify = table.caption_justify = "left"
+    table.title_style, table.caption_style = "bold", ""
     for name in COLUMNS:
         table.add_column(name, justify="left" if name in COLUMNS[:2] else "right", no_wrap=True)
     for row in document["rows"]:
-        table.add_row(*_cells(row))
+        table.add_row(*map(_text, _cells(row)))
     return table
+
+
+def _text(words: str) -> Text:
+    return Text(printable(words))  # a name is no markup
 
 
 def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
