@@ -31,7 +31,7 @@ NOTHING = Warm((), "")
 
 def warm_start(run: Path, identity: Mapping[str, Any], space: Space) -> Warm:
     """What the run in this folder teaches a search of `identity`. Raises UbenchError where that is nothing."""
-    info, records = load_records(run)
+    info, records, _ = load_records(run)
     then = info.get("identity", {})
     if then == identity:
         raise UbenchError(f"a warm start must be from another question, got the same one in {run}; resume it instead")
