@@ -3,10 +3,7 @@
 import datetime
 import fcntl
 import json
-import os
-import stat
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +29,7 @@ from uniformer_bench.search.mending import mend, set_aside
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.run_files import check_identity, decided, front_rows, identity_hash, write_run
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, Study, sqlite_url
+from uniformer_bench.search.turns import turns_folder
 from uniformer_bench.search.warm import NOTHING, Warm, warm_start
 from uniformer_bench.space import Space
 
@@ -81,7 +79,7 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
     identity = _identity(options, question)
     warm = warm_start(options.warm_start, identity, question.space) if options.warm_start else NOTHING
     run = options.results / (options.run or _run_name(options, question, identity))
-    with _only_driver(run):
+    with only_driver(run):
         old = _old_info(run)
         check_identity(old, identity, run) if old else None
         url = options.storage or sqlite_url(run)
@@ -141,14 +139,9 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
 
 
 def _means(options: Options, run: Path, devices: tuple[str, ...], threads: int, warm: Warm) -> Means:
-    turns = Path(tempfile.gettempdir()) / f"uniformer_bench-{os.getuid()}"
-    turns.mkdir(mode=0o700, exist_ok=True)
-    found = turns.lstat()
-    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
-        raise UbenchError(f"the folder of the locks must be this user's alone, got another's at {turns}")
     trials = min(options.trials, options.space.size())
     limits = (trials, options.budget_s, options.timeout_s, options.finalist_seeds)
-    return Means(devices, threads, turns, run / "checkpoints", *limits, warm.trials)
+    return Means(devices, threads, turns_folder(), run / "checkpoints", *limits, warm.trials)
 
 
 def _identity(options: Options, question: Question) -> dict[str, Any]:
@@ -174,7 +167,7 @@ def _run_name(options: Options, question: Question, identity: Mapping[str, Any])
 
 
 @contextmanager
-def _only_driver(run: Path) -> Iterator[None]:
+def only_driver(run: Path) -> Iterator[None]:
     """Holds the run's lock, which the kernel frees when this process ends, however it ends."""
     try:
         run.mkdir(parents=True, exist_ok=True)
@@ -226,7 +219,7 @@ def _info(
         "trials_asked": options.trials,
         "identity": dict(identity),
         "notes": _notes(space),
-    }
+    } | {key: old[key] for key in ("fidelity",) if key in old}
 
 
 def _notes(space: Space) -> list[str]:

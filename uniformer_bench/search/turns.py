@@ -6,9 +6,14 @@ locks hold across processes, and the kernel frees those of a process that dies.
 """
 
 import fcntl
+import os
+import stat
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from uniformer_bench.errors import UbenchError
 
 
 class Turns:
@@ -53,3 +58,13 @@ class Turns:
         finally:
             fcntl.flock(self._device, fcntl.LOCK_SH)
             fcntl.flock(self._gate, fcntl.LOCK_UN)
+
+
+def turns_folder() -> Path:
+    """The folder of this user's locks, one folder a device in it. Raises UbenchError where it is another's."""
+    turns = Path(tempfile.gettempdir()) / f"uniformer_bench-{os.getuid()}"
+    turns.mkdir(mode=0o700, exist_ok=True)
+    found = turns.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        raise UbenchError(f"the folder of the locks must be this user's alone, got another's at {turns}")
+    return turns
