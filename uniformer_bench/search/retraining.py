@@ -41,6 +41,7 @@ class Lesson(NamedTuple):
     precision: str
     implementation: str
     threads: int
+    test: bool = True  # whether the test split is looked at
 
 
 class Training(NamedTuple):
@@ -53,7 +54,7 @@ class Training(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """Accuracy on both splits, or the reason why there is none."""
+    """Accuracy on both splits (`test` None where it was not looked at), or the reason why there is none."""
 
     validation: float | None = None
     test: float | None = None
@@ -71,7 +72,7 @@ _loaded = functools.cache(load_clips)  # once a worker
 
 
 def train_again(task: tuple[Training, Lesson, Place]) -> Scores:
-    """The whole short run, then both splits. Raises only for what is nobody's state, such as a lost file."""
+    """The whole short run, then the splits. Raises only for what is nobody's state, such as a lost file."""
     training, lesson, place = task
     clips, turns = _loaded(**lesson.data), turns_of(place.turns)
     torch.set_num_threads(lesson.threads)
@@ -86,8 +87,8 @@ def train_again(task: tuple[Training, Lesson, Place]) -> Scores:
             if outcome.diverged:
                 return Scores(reason=f"diverged: {outcome.diverged}")
             validation, test = (
-                accuracy(model, split, to_input=to_input, device=place.device).value
-                for split in (clips.validation, clips.test)
+                accuracy(model, split, to_input=to_input, device=place.device).value if looked_at else None
+                for split, looked_at in ((clips.validation, True), (clips.test, lesson.test))
             )
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
@@ -104,8 +105,10 @@ def retrained(
     timeout_s: float | None,
     left_s: Callable[[], float],
     poll: Callable[[], bool],
+    keep: Callable[[int, Scores], None] = lambda trial, scores: None,
 ) -> Retrained:
-    """Trains in worker processes, one a place. `poll` is called twice a second, and stops it by a False.
+    """Trains in worker processes, one a place. `poll` is called twice a second, and stops it by a False; `keep` is
+    told of each training of a trial as it ends.
 
     Seeds one after the other, so that where time is short every finalist has as many; in a seed the longest first, so
     that no worker idles long at the end. One that would not end in the time left is not begun, and one that has not
@@ -127,6 +130,7 @@ def retrained(
             for key, found in executor.finished(POLL_S):
                 running.pop(key)
                 scores[key] = Scores(reason=f"{found.state}: {found.reason}") if isinstance(found, Result) else found
+                keep(key[0], scores[key])
     finally:
         executor.stop()
     return Retrained(scores, STOPPED)
