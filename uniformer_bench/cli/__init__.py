@@ -11,7 +11,7 @@ import traceback
 import click
 
 import uniformer_bench
-from uniformer_bench.cli import measuring, reporting, searching, training
+from uniformer_bench.cli import measuring, reporting, searching, training, trusting
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.printing import printable
 
@@ -24,6 +24,7 @@ VERBS = (
     measuring.spaces,
     reporting.report,
     reporting.remeasure,
+    trusting.fidelity,
     training.train,
     training.test,
     training.export,
