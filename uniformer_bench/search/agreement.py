@@ -32,7 +32,7 @@ def agreement(
     if np.isnan(tau):
         return {"tau": None, "ci95": None, "n": len(known), "reason": "every pair of trials is tied"}
     found = _ci95(a, b, same, seed)
-    reason = {} if found else {"reason": "no interval: so few trials in so plain an order give the bootstrap no spread"}
+    reason = {} if found else {"reason": "the bootstrap finds no spread in one plain order"}
     return {"tau": tau, "ci95": found, "n": len(known), **reason}
 
 
