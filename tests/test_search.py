@@ -78,7 +78,10 @@ def test_a_search_counts_resumes_and_repeats_nothing(folder):
     assert Path(first["report"]).read_text().startswith("<!doctype html")
     assert first["front"][0]["accuracy"] == max(row["accuracy"] for row in first["front"])
     assert {"trial", "spec_id", "accuracy", "latency_ms", "macs", "params", "memory_bytes"} <= set(first["front"][0])
+    info = Path(first["run"]) / "run.json"
+    info.write_text(json.dumps(json.loads(info.read_text()) | {"fidelity": {"tau": 0.5}}))
     again, _ = ubench(folder, "--trials", "4")
+    assert json.loads(info.read_text())["fidelity"] == {"tau": 0.5}
     assert again["run"] == first["run"]
     assert again["front"] == first["front"]
     more, said = ubench(folder, "--trials", "6", "--workers", "1")

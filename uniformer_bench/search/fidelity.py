@@ -172,7 +172,7 @@ def _terms(run: Run, options: Options) -> tuple[_Terms, Clips]:
     if clips.card["hash"] != info["data"]["hash"]:
         raise UbenchError(
             f"a run's fidelity must be taken on its own clips, got hash {clips.card['hash']} for {data['source']}, "
-            f"and the run has {info['data']['hash']}; give --data as the search had it"
+            f"and the run has {info['data']['hash']}: other files or options, or clips of another version"
         )
     cores = default_threads()
     devices = devices_like(device) if device.startswith("cuda") else (device,) * (cores if device == "cpu" else 1)
