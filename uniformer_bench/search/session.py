@@ -35,6 +35,7 @@ from uniformer_bench.space import Space
 
 SCHEMA_VERSION = 1
 FILES_EVERY_S, PAGE_EVERY_S = 5.0, 30.0
+SPARED = 60  # files and page are not written again before so many times what the last writing took
 
 
 class Options(NamedTuple):
@@ -243,31 +244,37 @@ class _Page:
     def __init__(self, run: Path, reports: Path, info: dict[str, Any], old: Mapping[str, Any]) -> None:
         self._run, self._reports, self._info = run, reports, info
         self.path = reports / f"{run.name}.html"
-        self._files_at = self._page_at = 0.0
+        self._files_due = self._page_due = 0.0
         self._shown = -1
         self._cpu_before_s, self._cpu_begun_s = old.get("driver_cpu_s", 0.0), time.process_time()
 
     def refresh(self, search: Search) -> None:
-        if len(search.records) == self._shown or time.monotonic() - self._files_at < FILES_EVERY_S:
+        if len(search.records) == self._shown or time.monotonic() < self._files_due:
             return
-        self._write_files(search)
-        if time.monotonic() - self._page_at >= PAGE_EVERY_S:
-            self.write(search)
+        write = self.write if time.monotonic() >= self._page_due else self._write_files
+        write(search)
 
     def write(self, search: Search) -> None:
+        begun = time.monotonic()
         self._write_files(search)
         with _room_said(self._reports):
             self.path = write_report(self._run, self._reports)
-        self._page_at = time.monotonic()
+        self._page_due = _due(begun, PAGE_EVERY_S)
 
     def _write_files(self, search: Search) -> None:
-        rows, reason = search.finalists
+        begun, (rows, reason) = time.monotonic(), search.finalists
         now = {"elapsed_s": search.elapsed_s, "hypervolume": search.hypervolume()}
         now |= {"finalists": rows, "finalists_reason": reason}
         now["driver_cpu_s"] = self._cpu_before_s + time.process_time() - self._cpu_begun_s  # asking, telling, the page
         with _room_said(self._run):
             write_run(self._run, {**self._info, **now}, search.records)
-        self._files_at, self._shown = time.monotonic(), len(search.records)
+        self._files_due, self._shown = _due(begun, FILES_EVERY_S), len(search.records)
+
+
+def _due(begun: float, every_s: float) -> float:
+    """When something that was begun then, and has just ended, is to be done again."""
+    now = time.monotonic()
+    return now + max(every_s, SPARED * (now - begun))
 
 
 @contextmanager
