@@ -88,10 +88,18 @@ def test_the_same_architecture_is_compiled_once_on_a_machine():
     assert counters["inductor"]["fxgraph_cache_miss"] == before[1]
     with torch.no_grad():
         torch.testing.assert_close(found.run(clips), model(clips), rtol=1e-4, atol=1e-5)
+
+
+def test_a_second_process_finds_what_the_first_has_compiled(tmp_path, monkeypatch):
+    """Two fresh processes, as workers are: after some other tests in this one the cache had another key for it."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     words = [sys.executable, "-c", OTHER_PROCESS]
-    there = json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
-    assert there.get("fxgraph_cache_hit") == 1, there
-    assert "fxgraph_cache_miss" not in there
+    first, second = (
+        json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout) for _ in range(2)
+    )
+    assert first.get("fxgraph_cache_miss") == 1
+    assert second.get("fxgraph_cache_hit") == 1
+    assert "fxgraph_cache_miss" not in second
 
 
 def test_any_number_of_models_of_one_class_and_none_stays_behind():
