@@ -39,7 +39,7 @@ from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.run_files import complete, front, hypervolume_of, scales_of
 from uniformer_bench.search.study import Study
-from uniformer_bench.space import Space, random_pick
+from uniformer_bench.space import Space, random_pick, stored_pick
 from uniformer_bench.spec import ArchSpec
 
 WORKERS = 2
@@ -198,16 +198,9 @@ def true_metrics(surrogate: Surrogate, spec: Mapping[str, Any]) -> dict[str, flo
 
 def true_scales(surrogate: Surrogate) -> dict[str, Scale]:
     """The hypervolume's axes by the baselines' means: the same for all contestants and seeds."""
-    specs = [SPACE.candidate(_stored(picks)).spec for _, picks in SPACE.baseline_picks()]
+    specs = [SPACE.candidate(stored_pick(picks)).spec for _, picks in SPACE.baseline_picks()]
     rows = [{"metrics": true_metrics(surrogate, spec.to_dict())} for spec in specs]
     return scales_of(rows, SPACE.objectives, CLASSES)
-
-
-def _stored(picks: Mapping[str, Any]) -> Callable[[str, Any], Any]:
-    def pick(name: str, domain: Any) -> Any:
-        return domain.options[domain.labels.index(picks[name])] if hasattr(domain, "labels") else picks[name]
-
-    return pick
 
 
 def evaluation_s(surrogate: Surrogate) -> float:

@@ -35,7 +35,8 @@ from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.evaluate import LATENCY_BUDGET_S, latency_run
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
-from uniformer_bench.space import Candidate, Domain, Space, load_space, random_pick
+from uniformer_bench.search.proposals.candidates import suggestion
+from uniformer_bench.space import Candidate, Space, load_space, random_pick, stored_pick
 from uniformer_bench.train import ShortRun, to_input
 
 RUNGS = (0.125, 0.25, 0.5)  # shares of the run at which it is looked at
@@ -62,25 +63,14 @@ def draw(space: Space, classes: int, count: int) -> list[Drawn]:
 
 
 def _draw(space: Space, classes: int, rng: random.Random) -> Drawn:
-    pick, picks = random_pick(rng), dict[str, Any]()
-
-    def noted(name: str, domain: Domain) -> Any:
-        value = pick(name, domain)
-        picks[name] = _labels(domain)[domain.options.index(value)]
-        return value
-
-    candidate = space.candidate(noted)
-    return Drawn(candidate, picks, cost_of(candidate.spec, space, classes))
-
-
-def _labels(domain: Domain) -> Sequence[Any]:
-    """A choice's labels; the numbers of a range."""
-    return getattr(domain, "labels", domain.options)
+    found = suggestion(space, random_pick(rng))
+    assert found is not None, "in this space all values go together"
+    return Drawn(found.candidate, found.params, cost_of(found.candidate.spec, space, classes))
 
 
 def candidate_of(space: Space, picks: Mapping[str, Any]) -> Candidate:
     """The architecture that these picks, by label, make."""
-    return space.candidate(lambda name, domain: domain.options[_labels(domain).index(picks[name])])
+    return space.candidate(stored_pick(picks))
 
 
 # ---------------------------------------------------------------- a row

@@ -7,10 +7,10 @@ import pytest
 from uniformer_bench.data import load_clips
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.search.contest import Contest, measured
-from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, recorded_pick, reserve_s
+from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, retrained, train_again
 from uniformer_bench.search.run_files import MOST, decided, finalists_of, remeasured
-from uniformer_bench.space import parse_space
+from uniformer_bench.space import parse_space, stored_pick
 from uniformer_bench.variants import variant
 
 SPACE = """
@@ -53,7 +53,7 @@ def test_a_worker_that_fails_and_a_search_that_stops_are_reasons(contest):
 
 def record(number, accuracy, latency, *, baseline=None, state="complete", params=PARAMS[0]):
     space = parse_space(SPACE, "here")
-    spec = space.candidate(recorded_pick(params)).spec
+    spec = space.candidate(stored_pick(params)).spec
     metrics = {"accuracy": accuracy, "latency": latency, "throughput": 1000 / latency, "params": 5000}
     row = {"number": number, "baseline": baseline, "state": state, "spec_id": spec.id, "spec": spec.to_dict()}
     ends = {"accuracy": [accuracy - 0.02, accuracy + 0.02], "latency": [0.9 * latency, 1.1 * latency]}
@@ -106,7 +106,7 @@ def lesson(tmp_path_factory):
 
 
 def training(trial, seed, expected_s=0.1):
-    return Training(trial, parse_space(SPACE, "here").candidate(recorded_pick(PARAMS[trial])).trained, seed, expected_s)
+    return Training(trial, parse_space(SPACE, "here").candidate(stored_pick(PARAMS[trial])).trained, seed, expected_s)
 
 
 def test_trainings_in_workers_come_to_the_same_as_here_and_what_takes_too_long_is_left_out(lesson, tmp_path):

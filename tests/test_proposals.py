@@ -17,14 +17,13 @@ from uniformer_bench.search.proposals.candidates import (
     QuasiRandom,
     neighbour,
     random_suggestions,
-    stored_pick,
     suggestion,
 )
 from uniformer_bench.search.proposals.features import Standard, features
 from uniformer_bench.search.proposals.gaussian import JITTER, Parameters, Process, Seen
 from uniformer_bench.search.proposals.improvement import directions, expected_improvement, volume
 from uniformer_bench.search.proposals.proposer import Known, Proposer
-from uniformer_bench.space import parse_space
+from uniformer_bench.space import parse_space, stored_pick
 
 SPACE = """
 name: test

@@ -128,6 +128,20 @@ def random_pick(rng: random.Random) -> Pick:
     return lambda name, domain: rng.choice(domain.options)
 
 
+def stored(domain: Domain, option: Any) -> Any:
+    """An option as storage has it: of a choice its label, of a range its number."""
+    return domain.labels[domain.options.index(option)] if isinstance(domain, Choice) else option
+
+
+def stored_pick(params: Mapping[str, Any]) -> Pick:
+    """Picks what storage has. It raises KeyError or ValueError for a parameter or a label that is not there."""
+
+    def pick(name: str, domain: Domain) -> Any:
+        return domain.options[domain.labels.index(params[name])] if isinstance(domain, Choice) else params[name]
+
+    return pick
+
+
 def _label(value: Any) -> str:
     if isinstance(value, list | tuple):
         return "x".join(map(str, value))
@@ -188,7 +202,7 @@ def _baseline_pick(baseline: Mapping[str, Any], picks: dict[str, Any]) -> Pick:
         if wanted not in domain.options:
             where = f"baseline {baseline['name']!r}"
             raise UbenchError(f"a baseline must lie in the space, got {name} {wanted!r} in {where}, which is no option")
-        picks[name] = domain.labels[domain.options.index(wanted)] if isinstance(domain, Choice) else wanted
+        picks[name] = stored(domain, wanted)
         return wanted
 
     return pick

@@ -26,13 +26,12 @@ from uniformer_bench.report.fidelity import correlations
 from uniformer_bench.runs import Run, load_records
 from uniformer_bench.search.agreement import agreement, equal_cost_bands, stratified, top_share
 from uniformer_bench.search.evaluate import trained_spec
-from uniformer_bench.search.finalists import recorded_pick
 from uniformer_bench.search.proxies import PROXIES
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, retrained
 from uniformer_bench.search.run_files import as_searched
 from uniformer_bench.search.session import only_driver
 from uniformer_bench.search.turns import turns_folder
-from uniformer_bench.space import Space, parse_space
+from uniformer_bench.space import Space, parse_space, stored_pick
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import to_input
 
@@ -202,7 +201,7 @@ def _data(info: Mapping[str, Any], options: Options) -> dict[str, Any]:
 
 def _spec(record: Record, terms: _Terms) -> ArchSpec:
     """The architecture as the search trained it, which a space may train at another scale than it measures."""
-    return trained_spec(terms.space.candidate(recorded_pick(record["params"])).trained, terms.short)
+    return trained_spec(terms.space.candidate(stored_pick(record["params"])).trained, terms.short)
 
 
 def _proxies(record: Record, split: Split, terms: _Terms) -> dict[str, float | None]:

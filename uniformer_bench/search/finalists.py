@@ -18,7 +18,7 @@ from uniformer_bench.search.evaluate import trained_spec
 from uniformer_bench.search.pareto import to_losses
 from uniformer_bench.search.retraining import SPENT, Lesson, Place, Scores, Training, retrained
 from uniformer_bench.search.run_files import finalists_of, remeasured
-from uniformer_bench.space import Choice, Domain, Pick, Space
+from uniformer_bench.space import Space, stored_pick
 from uniformer_bench.spec import ArchSpec
 
 EACH_S, ALL_S = 2.0, 40.0  # of latency, for one finalist and for all, at most
@@ -155,20 +155,10 @@ def _train(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: C
 def _missing(row: Row, record: Record, terms: Terms) -> list[Training]:
     """The trainings that this finalist has not had yet."""
     had = {*row["accuracy"]["by_seed"], *row["accuracy"]["failed"]}
-    spec = trained_spec(terms.space.candidate(recorded_pick(record["params"])).trained, terms.space.recipe)
+    spec = trained_spec(terms.space.candidate(stored_pick(record["params"])).trained, terms.space.recipe)
     seeds = [terms.seed + i for i in range(1, terms.seeds + 1)]
     took_s = record["seconds"].get("train", 0.0)
     return [Training(row["trial"], spec, seed, took_s) for seed in seeds if str(seed) not in had]
-
-
-def recorded_pick(params: Mapping[str, Any]) -> Pick:
-    """The choices that a trial's record holds: of options their labels, of a range its number."""
-
-    def pick(name: str, domain: Domain) -> Any:
-        value = params[name]
-        return domain.options[domain.labels.index(value)] if isinstance(domain, Choice) else value
-
-    return pick
 
 
 def _lesson(terms: Terms) -> Lesson:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.runs import load_records
-from uniformer_bench.search.proposals.candidates import stored_pick, suggestion
+from uniformer_bench.search.proposals.candidates import suggestion
 from uniformer_bench.search.proposals.proposer import CLOSED, Known
 from uniformer_bench.search.study import FAILED
-from uniformer_bench.space import Space
+from uniformer_bench.space import Space, stored_pick
 
 TAUGHT = ("complete", "pruned", "infeasible", *FAILED)
 FIRST = -2  # runs of other studies count down from here: -1 is no run

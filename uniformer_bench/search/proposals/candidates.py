@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from scipy.stats import qmc
 
 from uniformer_bench.errors import SpecError
-from uniformer_bench.space import Candidate, Choice, Domain, Pick, Range, Space, random_pick
+from uniformer_bench.space import Candidate, Choice, Domain, Pick, Range, Space, random_pick, stored
 
 
 class Suggestion(NamedTuple):
@@ -29,7 +29,7 @@ def suggestion(space: Space, pick: Pick) -> Suggestion | None:
 
     def noted(name: str, domain: Domain) -> Any:
         value, domains[name] = pick(name, domain), domain
-        params[name] = domain.labels[domain.options.index(value)] if isinstance(domain, Choice) else value
+        params[name] = stored(domain, value)
         return value
 
     try:
@@ -100,12 +100,3 @@ def _other(domain: Domain, at: int, rng: random.Random) -> Any:
     others = [i for i in range(len(domain.options)) if i != at]
     near = [i for i in others if abs(i - at) == 1]
     return domain.options[rng.choice(near if isinstance(domain, Range) and rng.random() < 0.7 else others)]
-
-
-def stored_pick(params: Mapping[str, Any]) -> Pick:
-    """Picks what storage has."""
-
-    def pick(name: str, domain: Domain) -> Any:
-        return domain.options[domain.labels.index(params[name])] if isinstance(domain, Choice) else params[name]
-
-    return pick

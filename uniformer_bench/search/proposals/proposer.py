@@ -22,13 +22,12 @@ from uniformer_bench.search.proposals.candidates import (
     Suggestion,
     neighbour,
     random_suggestions,
-    stored_pick,
     suggestion,
 )
 from uniformer_bench.search.proposals.features import Standard, features
 from uniformer_bench.search.proposals.gaussian import Belief, Parameters, Process, Seen
 from uniformer_bench.search.proposals.improvement import directions, expected_improvement
-from uniformer_bench.space import Space
+from uniformer_bench.space import Space, stored_pick
 
 START, WARM_START = 20, 5  # suggestions of the quasi-random sequence, without and with another study's trials
 POOL, MOST = 1024, 2048  # candidates to begin with, and at most
