@@ -14,6 +14,7 @@ from uniformer_bench.measure.protocol import (
     default_threads,
     devices_like,
     resolve_device,
+    worker_devices,
 )
 
 
@@ -69,6 +70,16 @@ def test_importing_it_is_cheap():
     code = "import sys, uniformer_bench.measure.protocol; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_a_worker_for_every_gpu_or_core_or_as_many_as_asked_for(monkeypatch):
+    _with_gpus(monkeypatch, 2)
+    assert worker_devices("cuda") == ("cuda:0", "cuda:1")
+    assert worker_devices("cuda", 3) == ("cuda:0", "cuda:1", "cuda:0")
+    assert worker_devices("cuda:1", 2) == ("cuda:1", "cuda:1")
+    assert worker_devices("cpu") == ("cpu",) * default_threads()
+    assert worker_devices("cpu", 1) == ("cpu",)
+    assert worker_devices("mps") == ("mps",)
 
 
 def _with_gpus(monkeypatch, count):

@@ -100,6 +100,13 @@ def devices_like(device: str) -> tuple[str, ...]:
     return tuple(f"cuda:{i}" for i in range(_gpus())) if device == "cuda" else (device,)
 
 
+def worker_devices(device: str, workers: int | None = None) -> tuple[str, ...]:
+    """The device of each worker: one for every core of a CPU or every GPU that `devices_like` names, or so many in
+    turn."""
+    own = (device,) * default_threads() if device == "cpu" else devices_like(device)
+    return tuple(own[i % len(own)] for i in range(workers or len(own)))
+
+
 def _gpus() -> int:
     import torch
 

@@ -25,10 +25,11 @@ from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, res
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.proposals.proposer import Known
 from uniformer_bench.search.records import Record, joined, record_of
-from uniformer_bench.search.retraining import Place
+from uniformer_bench.search.retraining import places_of
 from uniformer_bench.search.run_files import history, hypervolume_of, scales_of
 from uniformer_bench.search.rungs import Climber, losses_at, next_up
 from uniformer_bench.search.study import COUNTED, MOST_ORPHANED, Study, optuna_pick
+from uniformer_bench.search.turns import device_turns
 from uniformer_bench.space import Candidate, Space
 
 Executor = LocalExecutor[Task, Result]  # or what does as it does
@@ -185,7 +186,7 @@ class Search:
             protocol=question.protocol,
             seed=question.seed,
             seeds=means.finalist_seeds,
-            places=tuple(Place(device, self._turns(device)) for device in means.devices),
+            places=places_of(means.devices, means.turns),
             training_threads=means.training_threads,
             timeout_s=means.timeout_s,
         )
@@ -327,7 +328,7 @@ class Search:
             recipe=question.space.recipe,
             data=question.data,
             seed=question.seed,
-            turns=self._turns(flight.device),
+            turns=device_turns(self.means.turns, flight.device),
             training_threads=self.means.training_threads,
             rungs=question.space.halving.rungs,
             until=self._until(flight),
@@ -344,9 +345,6 @@ class Search:
 
     def _checkpoint(self, number: int) -> Path:
         return self.means.checkpoints / f"{number}.pt"
-
-    def _turns(self, device: str) -> Path:
-        return self.means.turns / device.replace(":", "-")
 
     def _tell(self, number: int, result: Result) -> None:
         flight = self._in_flight.pop(number)

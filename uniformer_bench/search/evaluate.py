@@ -85,7 +85,8 @@ def without_numbers(state: str, reason: str | None) -> Result:
 
 
 @functools.cache
-def _clips(**data: Any) -> Clips:
+def clips_of(**data: Any) -> Clips:
+    """The clips of these arguments of load_clips, loaded once a process."""
     return load_clips(**data)
 
 
@@ -223,7 +224,7 @@ def _memory(task: Task, model: UniFormer, found: Result) -> None:
 
 
 def _learn(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
-    clips = _clips(**task.data)
+    clips = clips_of(**task.data)
     torch.set_num_threads(task.training_threads)
     with _timed(found, "train"):
         run = _advanced(task, model, clips, turns, found)

@@ -18,7 +18,7 @@ from uniformer_bench.data import load_clips
 from uniformer_bench.data.clips import Clips, Split
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import finite, read_text, to_json, write_whole
-from uniformer_bench.measure.protocol import check_precision, default_threads, devices_like, resolve_device
+from uniformer_bench.measure.protocol import check_precision, default_threads, resolve_device, worker_devices
 from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.report import write_report
@@ -27,7 +27,7 @@ from uniformer_bench.runs import Run, load_records
 from uniformer_bench.search.agreement import agreement, equal_cost_bands, stratified, top_share
 from uniformer_bench.search.evaluate import trained_spec
 from uniformer_bench.search.proxies import PROXIES
-from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, retrained
+from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, places_of, retrained
 from uniformer_bench.search.run_files import as_searched
 from uniformer_bench.search.session import only_driver
 from uniformer_bench.search.turns import turns_folder
@@ -173,19 +173,14 @@ def _terms(run: Run, options: Options) -> tuple[_Terms, Clips]:
             f"a run's fidelity must be taken on its own clips, got hash {clips.card['hash']} for {data['source']}, "
             f"and the run has {info['data']['hash']}: other files or options, or clips of another version"
         )
-    cores = default_threads()
-    devices = devices_like(device) if device.startswith("cuda") else (device,) * (cores if device == "cpu" else 1)
-    workers = options.workers or len(devices)
-    turns = turns_folder()
-    places = [devices[i % len(devices)] for i in range(workers)]
+    places = places_of(worker_devices(device, options.workers), turns_folder())
     long = replace(short, epochs=short.epochs * options.times)
     protocol = info["protocol"]
     lesson = Lesson(
-        len(clips.classes), long, data, protocol["precision"], protocol["implementation"], max(1, cores // workers),
-        test=False,
+        len(clips.classes), long, data, protocol["precision"], protocol["implementation"],
+        max(1, default_threads() // len(places)), test=False,
     )  # fmt: skip
-    where = tuple(Place(name, turns / name.replace(":", "-")) for name in places)
-    return _Terms(space, short, long, info["seed"], lesson, where), clips
+    return _Terms(space, short, long, info["seed"], lesson, places), clips
 
 
 def _data(info: Mapping[str, Any], options: Options) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from uniformer_bench.data.clips import Split
 from uniformer_bench.data.digits import CLASSES, counts_of
 from uniformer_bench.data.sources import read_listing
 from uniformer_bench.measure.profile import thread_count
-from uniformer_bench.measure.protocol import default_threads, devices_like
+from uniformer_bench.measure.protocol import default_threads, worker_devices
 from uniformer_bench.model import build
 from uniformer_bench.search.feasible import check_feasible, sample_candidates
 from uniformer_bench.space import Candidate, Input, Space
@@ -46,7 +46,7 @@ def dry_run(
     rows = [_built(candidate, space, found) for candidate in sample_candidates(space, SAMPLES, seed)]
     middle = sorted(rows, key=lambda row: row["short_run_macs"])[len(rows) // 2]
     pace = _macs_per_s(middle.pop("candidate"), space, found, device)
-    workers = default_threads() if device == "cpu" else len(devices_like(device))
+    workers = len(worker_devices(device))
     total = min(trials, space.size())
     mean = statistics.mean(row["short_run_macs"] for row in rows)
     return {

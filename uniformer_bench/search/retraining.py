@@ -3,21 +3,20 @@
 A training is a pure function of its task, as a trial is. What the time left does not suffice for is left out.
 """
 
-import functools
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 
-from uniformer_bench.data import load_clips
 from uniformer_bench.measure.accuracy import accuracy
 from uniformer_bench.measure.memory import is_out_of_memory
 from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.search.evaluate import Result, turns_of
+from uniformer_bench.search.evaluate import Result, clips_of, turns_of
 from uniformer_bench.search.executors import LocalExecutor
+from uniformer_bench.search.turns import device_turns
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import short_run, to_input
 
@@ -30,6 +29,11 @@ class Place(NamedTuple):
 
     device: str
     turns: Path
+
+
+def places_of(devices: Iterable[str], turns: Path) -> tuple[Place, ...]:
+    """The places of workers on these devices, with the folder of each device's locks in `turns`."""
+    return tuple(Place(device, device_turns(turns, device)) for device in devices)
 
 
 class Lesson(NamedTuple):
@@ -68,13 +72,10 @@ class Retrained(NamedTuple):
     reason: str | None
 
 
-_loaded = functools.cache(load_clips)  # once a worker
-
-
 def train_again(task: tuple[Training, Lesson, Place]) -> Scores:
     """The whole short run, then the splits. Raises only for what is nobody's state, such as a lost file."""
     training, lesson, place = task
-    clips, turns = _loaded(**lesson.data), turns_of(place.turns)
+    clips, turns = clips_of(**lesson.data), turns_of(place.turns)
     torch.set_num_threads(lesson.threads)
     try:
         with turns.working():

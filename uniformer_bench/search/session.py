@@ -19,7 +19,7 @@ from uniformer_bench.data.videos import Watch
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import read_text
 from uniformer_bench.measure.environment import environment
-from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, devices_like, resolve_device
+from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, resolve_device, worker_devices
 from uniformer_bench.report import write_report
 from uniformer_bench.search.driver import Before, Means, Progress, Question, Search, Stopped
 from uniformer_bench.search.evaluate import check_measurable
@@ -132,11 +132,10 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
         size=space.input.size,
         threads=cores,
     )
-    devices = devices_like(device) if device.startswith("cuda") else (device,) * (cores if device == "cpu" else 1)
-    workers = options.workers or len(devices)
-    devices = tuple(devices[i % len(devices)] for i in range(workers))
+    devices = worker_devices(device, options.workers)
     check_measurable(space.measure, devices)
-    return Question(space, clips, arguments, protocol, options.seed, options.sampler), devices, max(1, cores // workers)
+    question = Question(space, clips, arguments, protocol, options.seed, options.sampler)
+    return question, devices, max(1, cores // len(devices))
 
 
 def _means(options: Options, run: Path, devices: tuple[str, ...], threads: int, warm: Warm) -> Means:

@@ -68,3 +68,8 @@ def turns_folder() -> Path:
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
         raise UbenchError(f"the folder of the locks must be this user's alone, got another's at {turns}")
     return turns
+
+
+def device_turns(turns: Path, device: str) -> Path:
+    """The folder of this device's locks in the folder of all."""
+    return turns / device.replace(":", "-")
