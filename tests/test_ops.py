@@ -53,14 +53,17 @@ def outcome(model, clips, dtype):
     with torch.autocast("cpu", dtype=dtype, enabled=dtype != wide):
         logits = model(clips)
     logits.double().square().sum().backward()
-    trusted = [p for p in model.parameters() if p.grad is not None and not unreliable(p)]
-    gradients = torch.cat([p.grad.flatten() for p in trusted])
-    return logits.detach().double(), gradients.double()
+    trained = [p for p in model.parameters() if p.grad is not None and not (has_padded_taps(p) and p.shape[1] > 1)]
+    gradients = [p.grad.flatten().double() for p in trained]
+    if model.ops == REFERENCE and dtype != wide:
+        gradients = [g * torch.nan if has_padded_taps(p) else g for p, g in zip(trained, gradients, strict=True)]
+    return logits.detach().double(), torch.cat(gradients)
 
 
-def unreliable(parameter):
-    """oneDNN leaves taps that meet padding only unwritten in bfloat16 (torch 2.13), in either implementation."""
-    return parameter.ndim == 5 and parameter.shape[1] > 1 and 3 in parameter.shape[2:]
+def has_padded_taps(parameter):
+    """oneDNN leaves taps that meet padding only unwritten in bfloat16 (torch 2.13): in either implementation for dense
+    kernels, which are left out here, and in the reference alone for depthwise ones, which stand here as NaN."""
+    return parameter.ndim == 5 and 3 in parameter.shape[2:]
 
 
 def distance(found, expected):
@@ -80,6 +83,7 @@ def test_fast_is_the_reference_on_random_architectures(spec):
     for dtype in (torch.bfloat16, torch.float16):
         pairs = zip(outcome(fast, clips, dtype), outcome(reference, clips, dtype), truth, strict=True)
         for found, plain, expected in pairs:  # both err by roundings; ours are not larger ones
+            plain = torch.where(plain.isnan(), expected, plain)
             assert distance(found, expected) < 2 * distance(plain, expected) + 2 * torch.finfo(dtype).eps
 
 

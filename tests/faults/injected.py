@@ -29,6 +29,8 @@ def evaluate(task: Task) -> Result:
     if fault == "driver":
         os.kill(os.getppid(), signal.SIGKILL)
         time.sleep(60)
+    if fault == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
     if fault == "exit":
         os._exit(7)
     if fault == "segfault":

@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import signal
 
-from tests.faults.searches import ended, folder, killed, start, stored, trials_of, wait_for, workers_of
+from tests.faults.searches import ended, folder, killed, start, trials_of, wait_for, workers_of
 from uniformer_bench.search.executors import LocalExecutor
 
 __all__ = ["folder"]
@@ -36,10 +36,7 @@ def test_five_faults_end_five_trials_and_the_others_finish(folder):
 
 
 def test_a_worker_that_the_kernel_kills_is_replaced(folder):
-    search = start(folder, "--trials=4", "--run=killed", "--workers=1", faults={"quick": 1.0})
-    wait_for((folder / "reports" / "killed.html").exists, "the study")
-    wait_for(lambda: stored(folder, "killed"), "a first trial")
-    os.kill(next(p.pid for p in workers_of(search) if "spawn_main" in " ".join(p.cmdline())), signal.SIGKILL)
+    search = start(folder, "--trials=4", "--run=killed", "--workers=1", faults={"quick": 0.2, "2": "kill"})
     document, _ = ended(search)
     assert (document["trials"]["complete"], document["trials"]["crashed"]) == (3, 1)
     reason = next(r["reason"] for r in trials_of(folder, "killed") if r["state"] == "crashed")
