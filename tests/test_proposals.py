@@ -297,6 +297,13 @@ def test_a_measured_limit_and_failures_are_kept_away_from():
     assert sum(spec.stages[0].mixer == "local" for spec in found) >= 7
 
 
+def test_a_limit_of_what_is_never_measured_keeps_nothing_away(space):
+    limited = parse_space(SPACE + "constraints: {max_memory_mb: 50}\n", "test")
+    trials = trials_of(limited, 20, depth_helps)
+    found, free = Proposer(limited, 5, 0).propose(trials, set(), SCALES), Proposer(space, 5, 0)
+    assert found == free.propose(trials, set(), SCALES)
+
+
 def test_what_waits_at_a_rung_is_ranked_by_what_it_promises(space):
     """Of trials of one cost the one with the least loss at the rung; what could not reach the front is worth less."""
     ended = trials_of(space, 30, depth_helps)

@@ -243,7 +243,7 @@ class Search:
         """Every trial as the sampler knows it, those on their way too."""
         ended = [record for record in self.records if record["state"] in COUNTED and record["params"]]
         flying = [*self._in_flight.values(), *self._paused.values()]
-        begun = [known_of({**flight.record, "state": "paused"}) for flight in flying if flight.record]
+        begun = [known_of(flight.record) for flight in flying if flight.record]
         new = [
             Known(f.trial.number, dict(f.trial.params), self._closed_form(f.candidate)) for f in flying if not f.record
         ]

@@ -48,7 +48,7 @@ def _sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
         return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
     if name == "gp":
         return optuna.samplers.GPSampler(seed=seed, n_startup_trials=20)
-    if name in ("random", MODEL):  # of the latter nothing is asked: what it suggests is queued
+    if name in ("random", MODEL):  # the latter is ours: Optuna is asked for nothing but to store
         return optuna.samplers.RandomSampler(seed=seed)
     raise UbenchError(f"sampler must be one of {', '.join(SAMPLERS)}, got {name!r}")
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.runs import load_records
+from uniformer_bench.search.asking import known_of
 from uniformer_bench.search.proposals.candidates import suggestion
 from uniformer_bench.search.proposals.proposer import CLOSED, Known
 from uniformer_bench.search.study import FAILED
@@ -31,12 +32,12 @@ NOTHING = Warm((), "")
 
 def warm_start(run: Path, identity: Mapping[str, Any], space: Space) -> Warm:
     """What the run in this folder teaches a search of `identity`. Raises UbenchError where that is nothing."""
-    info, records, _ = load_records(run)
-    then = info.get("identity", {})
+    found = load_records(run)
+    then = found.info.get("identity", {})
     if then == identity:
         raise UbenchError(f"a warm start must be from another question, got the same one in {run}; resume it instead")
     elsewhere = _elsewhere(then, identity)
-    taught = [record for record in records if record["state"] in TAUGHT]
+    taught = [record for record in found.trials if record["state"] in TAUGHT]
     fitting = [record for record in taught if _fits(space, record["params"])]
     if not fitting:
         raise UbenchError(f"a warm start must have trials of this space, got none of {len(taught)} in {run}")
@@ -60,12 +61,12 @@ def _fits(space: Space, params: Mapping[str, Any]) -> bool:
 
 
 def _known(record: Mapping[str, Any], number: int, elsewhere: frozenset[str]) -> Known:
-    return Known(
+    known = known_of(record)
+    return known._replace(
         number=number,
-        params=record["params"],
-        metrics={key: value for key, value in record["metrics"].items() if key not in CLOSED},
-        rungs=() if "accuracy" in elsewhere else tuple(rung["loss"] for rung in record["rungs"]),
-        failed=record["state"] in FAILED and "latency" not in elsewhere,
+        metrics={key: value for key, value in known.metrics.items() if key not in CLOSED},
+        rungs=() if "accuracy" in elsewhere else known.rungs,
+        failed=known.failed and "latency" not in elsewhere,
         counts=False,
         elsewhere=elsewhere,
     )

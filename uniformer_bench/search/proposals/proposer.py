@@ -76,8 +76,9 @@ class Proposer:
         self._rows: dict[str, _Row] = {}
         draws = random_suggestions(space, self._rng)
         sample = list(itertools.islice(draws, min(POOL, 4 * space.size())))
-        self._standard = Standard(np.array([self._row(found).x for found in sample]))
-        self._add(sample)
+        rows = [self._row(found) for found in sample]
+        self._standard = Standard(np.array([row.x for row in rows]))
+        self._take(rows)
         self._add(self._row_of(trial).found for trial in self._warm)
         self._add(itertools.islice(draws, RARE * POOL) if len(self._rows) < POOL // RARE else ())
 
@@ -128,14 +129,12 @@ class Proposer:
 
     def _add(self, found: Iterable[Suggestion]) -> list[str]:
         """Takes up what closed forms do not refuse and is not there yet; gives the new ones' keys."""
-        new = {}
-        for each in found:
-            key = each.candidate.spec.id
-            if key in self._rows or key in new:
-                continue
-            row = self._row(each)
-            if broken_limit(row.closed, self._space.constraints) is None:
-                new[key] = row
+        unseen = {each.candidate.spec.id: each for each in found if each.candidate.spec.id not in self._rows}
+        return self._take(self._row(each) for each in unseen.values())
+
+    def _take(self, rows: Iterable[_Row]) -> list[str]:
+        kept = [row for row in rows if broken_limit(row.closed, self._space.constraints) is None]
+        new = {row.found.candidate.spec.id: row for row in kept}
         self._rows |= new
         return list(new)
 
@@ -172,23 +171,23 @@ class Proposer:
     def _seen(self, key: str, trials: Sequence[Known]) -> Seen:
         """Values with their outputs: 0 is what is wanted, then come those that are there to learn from."""
         values = [(trial, output, y) for trial in trials for output, y in _values(key, trial)]
-        x = [self._x(self._row_of(trial)) for trial, _, _ in values]
         outputs = sorted({HERE, *(output for _, output, _ in values)})
         return Seen(
-            np.array(x).reshape(len(x), -1),
+            self._x([self._row_of(trial) for trial, _, _ in values]),
             np.array([outputs.index(output) for _, output, _ in values], dtype=np.int64),
             np.array([trial.number for trial, _, _ in values], dtype=np.int64),
             np.array([y for _, _, y in values], dtype=float),
         )
 
-    def _x(self, row: _Row) -> np.ndarray:
-        return self._standard(row.x[None])[0]
+    def _x(self, rows: Sequence[_Row]) -> np.ndarray:
+        """(N, D) standardised features; N may be 0."""
+        return self._standard(np.array([row.x for row in rows]).reshape(len(rows), self._standard.kept.size))
 
     def _beliefs(
         self, models: Mapping[str, Process], rows: Sequence[_Row], of: Sequence[Known] | None = None
     ) -> dict[str, Belief]:
         """What is believed of each row by metric; of these trials as they run, where `of` names them."""
-        x = np.array([self._x(row) for row in rows])
+        x = self._x(rows)
         run = None if of is None else np.array([trial.number for trial in of], dtype=np.int64)
         found = {key: model.believe(x, 0, run if key == "accuracy" else None) for key, model in models.items()}
         for key in CLOSED:
