@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.searches import SOAK, check_whole, ended, folder, plain, start, stored, wait_for
+from tests.faults.searches import SOAK, check_whole, ended, folder, killed, plain, start, stored, wait_for
 from tests.faults.servers import fill, postgres_server, small_disk
 
 __all__ = ["folder"]
@@ -35,6 +35,19 @@ def test_a_search_waits_out_a_server_that_restarts_and_no_password_is_seen(folde
     files = [path for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts]
     assert not [path for path in files if b"geheim" in path.read_bytes()]
     assert "geheim" not in said + json.dumps(document)
+
+
+def test_a_study_on_a_server_has_one_driver_even_from_another_folder(folder, server):
+    at = {"UBENCH_STORAGE": server.url}
+    first = start(folder, "--trials=500", "--run=shared", faults={"quick": 0.3}, **at)
+    wait_for(lambda: stored(folder, "shared", server.url), "a trial")
+    elsewhere = ("--run=shared", f"--results={folder / 'elsewhere'}")
+    _, said = ended(start(folder, "--trials=500", *elsewhere, **at), code=1)
+    assert said == "ubench: a study has one driver at a time, and another is at work on 'shared' in its storage\n"
+    assert first.poll() is None
+    assert killed(first, 0)
+    document, _ = ended(start(folder, "--trials=3", *elsewhere, faults={"quick": 0.0}, **at))
+    assert document["trials"]["total"] >= 3
 
 
 def test_a_password_among_the_words_is_warned_of(folder):

@@ -4,6 +4,7 @@ Each call to a storage is one transaction, so a call that failed for want of a s
 with longer and longer waits in between. A URL's password stands in no sentence that comes from here.
 """
 
+import hashlib
 import sqlite3
 import sys
 import time
@@ -43,6 +44,23 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
         raise UbenchError(f"a storage must open, got {_reason(error)} for {place}") from None
     _make_patient(storage, place)
     return storage
+
+
+def claim(storage: optuna.storages.RDBStorage, study: str) -> sqlalchemy.Connection | None:
+    """Takes the study on a PostgreSQL server for this process, until what this gives is closed or the process ends.
+
+    A server that restarts forgets it; the run's folder has a lock of its own against drivers that share the folder.
+    Raises UbenchError where another process has it.
+    """
+    if storage.engine.dialect.name != "postgresql":
+        return None
+    key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:8], signed=True)
+    held = storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open
+    if held.execute(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_lock(key))).scalar_one():
+        held.detach()  # closed, it ends, in place of going back to the pool with the lock
+        return held
+    held.close()
+    raise UbenchError(f"a study has one driver at a time, and another is at work on {study!r} in its storage")
 
 
 def place_of(url: str) -> str:

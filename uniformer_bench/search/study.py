@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from uniformer_bench.errors import SpecError, UbenchError
 from uniformer_bench.metrics import LIMITS, METRICS
-from uniformer_bench.search.storage import open_storage
+from uniformer_bench.search.storage import claim, open_storage
 from uniformer_bench.space import Choice, Domain, Pick, Space
 
 COUNTED = ("complete", "pruned", "infeasible", "oom", "diverged", "timeout", "crashed")
@@ -61,6 +61,7 @@ class Study:
         self.objectives = objectives
         directions = [METRICS[key].direction for key in objectives]
         self._storage = open_storage(storage)
+        self._claim = claim(self._storage, name)
         self._study = optuna.create_study(
             storage=self._storage,
             study_name=name,
@@ -75,6 +76,8 @@ class Study:
 
     def close(self) -> None:
         """Lets go of the storage."""
+        if self._claim:
+            self._claim.close()
         self._storage.engine.dispose()
 
     def records(self) -> list[dict[str, Any]]:
