@@ -14,6 +14,7 @@ luck makes larger. Intervals are of the mean over seeds, differences paired by s
 import argparse
 import heapq
 import itertools
+import json
 import math
 import random
 import statistics
@@ -30,7 +31,7 @@ from scipy.stats import t as student
 from surrogate import CLASSES, SPACE, Surrogate, fit
 from table import read_table
 
-from uniformer_bench.files import to_json, write_whole
+from uniformer_bench.files import read_text, to_json, write_whole
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.recipe import Halving
 from uniformer_bench.search.driver import Before, Means, Question, Search
@@ -244,19 +245,30 @@ def main(table: Path, seeds: int, only: Sequence[str], out: Path | None) -> None
     torch.set_num_threads(1)
     surrogate = fit(read_table(table))
     scales, each_s = true_scales(surrogate), evaluation_s(surrogate)
-    print(f"an evaluation takes {each_s:.2f} s on average; {WORKERS} workers; {seeds} seeds", flush=True)
+    print(f"an evaluation takes {each_s:.2f} s on average; {WORKERS} workers", flush=True)
     times = [budget * each_s / WORKERS for budget in BUDGETS]
-    found: dict[str, list[list[Worth]]] = {}
-    for contestant in CONTESTANTS:
-        if only and contestant.name not in only:
+    found = _replayed_before(out)
+    chosen = [contestant for contestant in CONTESTANTS if contestant.name in only or not only]
+    for seed, contestant in itertools.product(range(seeds), chosen):
+        runs = found.setdefault(contestant.name, [])
+        if seed < len(runs):
             continue
-        runs = [search(contestant, surrogate, seed, times[-1]) for seed in range(seeds)]
-        found[contestant.name] = [[worth(records, at, surrogate, scales) for at in times] for records in runs]
-        print(f"{contestant.name}: {interval([run[-1].true for run in found[contestant.name]])[0]:.4f}", flush=True)
-    print("\n".join(lines(found, "default")))
-    if out:
-        rows = {name: [[w._asdict() for w in run] for run in runs] for name, runs in found.items()}
-        write_whole(out, to_json({"budgets": BUDGETS, "evaluation_s": each_s, "contestants": rows}))
+        records = search(contestant, surrogate, seed, times[-1])
+        runs.append([worth(records, at, surrogate, scales) for at in times])
+        if out:
+            write_whole(
+                out, to_json({name: [[w._asdict() for w in run] for run in runs] for name, runs in found.items()})
+            )
+    whole = min(len(found[contestant.name]) for contestant in chosen)
+    print(f"{whole} seeds", "\n".join(lines({c.name: found[c.name][:whole] for c in chosen}, "default")))
+
+
+def _replayed_before(out: Path | None) -> dict[str, list[list[Worth]]]:
+    """By contestant and seed what an earlier call has written there."""
+    if not out or not out.exists():
+        return {}
+    rows = json.loads(read_text(out))
+    return {name: [[Worth(**at) for at in run] for run in runs] for name, runs in rows.items()}
 
 
 if __name__ == "__main__":
@@ -264,6 +276,6 @@ if __name__ == "__main__":
     parser.add_argument("table", type=Path)
     parser.add_argument("--seeds", type=int, default=20)
     parser.add_argument("--only", action="append", default=[], help="a contestant's name; may be given again")
-    parser.add_argument("--out", type=Path, help="the hypervolumes of every seed as JSON")
+    parser.add_argument("--out", type=Path, help="JSON of every seed's hypervolumes, from which a call goes on")
     arguments = parser.parse_args()
     main(arguments.table, arguments.seeds, arguments.only, arguments.out)
