@@ -33,7 +33,7 @@ from uniformer_bench.training.mixing import mix, random_crop
 from uniformer_bench.training.plan import PAPER, Plan, with_settings
 from uniformer_bench.training.recompute import recompute_stages
 from uniformer_bench.training.saved import read_saved
-from uniformer_bench.training.start import accuracies_of, subject_of
+from uniformer_bench.training.start import Loading, accuracies_of, subject_of
 from uniformer_bench.training.start import make_plan as make_plan_of
 from uniformer_bench.training.steps import batch_of, make_learner
 from uniformer_bench.training.testing import Views, accuracies, parse_views, views_of
@@ -393,7 +393,19 @@ def test_other_classes_than_those_of_the_training_are_refused(tmp_path):
     data = write_shades(tmp_path / "data")
     (data / "dark").rename(data / "black")
     with pytest.raises(UbenchError, match=r"the 2 it was trained on, got others: \['black', 'dark'\]"):
-        accuracies_of(saved, data=str(data), views=Views(), device="cpu", cache=tmp_path / "cache")
+        accuracies_of(saved, data=str(data), views=Views(), device="cpu", loading=Loading(tmp_path / "cache"))
+
+
+def test_more_damaged_videos_than_may_be_left_out_are_refused_by_both_verbs(tmp_path):
+    data = write_shades(tmp_path / "data")
+    first, *others = sorted(data.rglob("*.*"))
+    first.write_bytes(b"no video")
+    train(make_plan(recipe=Recipe(epochs=0.2, batch=4)), make_clips(), tmp_path / "out", world=ALONE)
+    options = ["--data", str(data), "--max-bad", "0.01", "--cache", str(tmp_path / "cache"), "--device", "cpu"]
+    size = ["--variant", "micro", "--frames", "4", "--size", "16", "--out", str(tmp_path / "new")]
+    for words in (["train", *size], ["test", str(tmp_path / "out")]):
+        refused = CliRunner().invoke(cli, [*words, *options])
+        assert f"at most 0.01 of the videos may be left out, got 1 of {1 + len(others)}" in str(refused.exception)
 
 
 def test_stages_that_are_no_numbers_are_a_usage_error():

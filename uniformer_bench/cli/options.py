@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from uniformer_bench.data.videos import Watch
     from uniformer_bench.measure.protocol import Protocol
+    from uniformer_bench.training.start import Loading
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -84,6 +86,27 @@ def listing_options(options: dict[str, Any]) -> dict[str, Any]:
     """The arguments of data.sources.read_listing, with whole paths, as workers may start elsewhere."""
     paths = {"root": options["data_root"], "validation": options["val_data"]}
     return {key: path and path.resolve() for key, path in paths.items()} | {"source_pattern": options["source_pattern"]}
+
+
+def loaded(command: Command) -> Command:
+    """How clips are loaded."""
+    for option in (
+        click.option("--cache-limit", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True,
+                     help="Gigabytes that the decoded clips may take."),
+        click.option("--max-bad", type=click.FloatRange(0, 1), default=0.1, show_default=True,
+                     help="Share of the videos that may be left out."),
+        click.option("--cache", type=click.Path(path_type=Path),
+                     help="Decoded data.  [default: the user's cache folder]"),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+def loading_of(options: dict[str, Any], watch: "Watch") -> "Loading":
+    """The options of loading; `watch` is told how it goes."""
+    from uniformer_bench.training.start import Loading
+
+    return Loading(options["cache"], options["cache_limit"], options["max_bad"], watch)
 
 
 def limited(command: Command) -> Command:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from uniformer_bench.cli.options import common, limited, limits_of, listed, listing_options
+from uniformer_bench.cli.options import common, limited, limits_of, listed, listing_options, loaded, loading_of
 from uniformer_bench.cli.output import console, print_document, show_document
 
 
@@ -31,13 +31,14 @@ from uniformer_bench.cli.output import console, print_document, show_document
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
 @click.option("--save-every", type=click.IntRange(1), help="Save every so many steps too, not only after an epoch.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]")
+@loaded
 @click.option("--dry-run", is_flag=True, help="Print the plan, train nothing.")
 def train(as_json: bool, debug: bool, dry_run: bool, **options: Any) -> None:
     """Train an architecture in full, then test it. The same command goes on where it was cut short.
 
     Several GPUs: torchrun --nproc-per-node 8 --no-python ubench train ...
     """
+    from uniformer_bench.data.progress import DecodingBar
     from uniformer_bench.measure.protocol import check_precision, resolve_device
     from uniformer_bench.training.plan import plan_text
     from uniformer_bench.training.start import plan_document, results_text, run_training
@@ -49,8 +50,11 @@ def train(as_json: bool, debug: bool, dry_run: bool, **options: Any) -> None:
         return
     device = resolve_device(options["device"])
     check_precision(device, plan.precision)
-    kept = {key: options[key] for key in ("cache", "save_every")}
-    document = run_training(plan, options["out"], device=device, views=views, told=_say, **kept)
+    with DecodingBar(console()) as bar:
+        loading, every = loading_of(options, bar), options["save_every"]
+        document = run_training(
+            plan, options["out"], device=device, views=views, loading=loading, save_every=every, told=_say
+        )
     if document is not None:  # all processes but the first have nothing to say
         print_document(document, as_json, f"{results_text(document['test'])}\n{document['checkpoint']}")
 
@@ -90,7 +94,7 @@ def _say(sentence: str) -> None:
 @click.option("--views", default="1x1", show_default=True, help="Moments x places, as 4x3.")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]")
+@loaded
 def test(
     as_json: bool,
     debug: bool,
@@ -100,15 +104,18 @@ def test(
     views: str,
     split: str,
     device: str,
-    cache: Path | None,
+    **options: Any,
 ) -> None:
     """Accuracy of a CHECKPOINT of `ubench train`: top-1, top-5, mean of the classes, each class, over views."""
+    from uniformer_bench.data.progress import DecodingBar
     from uniformer_bench.measure.protocol import resolve_device
     from uniformer_bench.training.start import results_text, run_test
     from uniformer_bench.training.testing import parse_views
 
     seen, on = parse_views(views), resolve_device(device)
-    document = run_test(checkpoint, data=data, views=seen, split=split, device=on, cache=cache)
+    with DecodingBar(console()) as bar:
+        loading = loading_of(options, bar)
+        document = run_test(checkpoint, data=data, views=seen, split=split, device=on, loading=loading)
     print_document(document, as_json, results_text(document))
 
 

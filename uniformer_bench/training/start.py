@@ -10,6 +10,7 @@ import torch.distributed as dist
 from uniformer_bench.cost import cost
 from uniformer_bench.data import load_clips
 from uniformer_bench.data.clips import Clips
+from uniformer_bench.data.videos import CACHE_LIMIT_GB, MAX_BAD, Watch
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.picks import pick_trial
 from uniformer_bench.recipe import Recipe
@@ -25,6 +26,18 @@ from uniformer_bench.variants import find_variant
 SCHEMA_VERSION = 1
 
 Told = Callable[[str], None]
+
+
+class Loading(NamedTuple):
+    """How clips are loaded: their cache and its limit, the share that may be left out, and who is told how it goes."""
+
+    cache: Path | None = None
+    cache_limit_gb: float = CACHE_LIMIT_GB
+    max_bad: float = MAX_BAD
+    watch: Watch | None = None
+
+
+LOADING = Loading()
 
 
 class Subject(NamedTuple):
@@ -109,7 +122,7 @@ def run_training(
     *,
     device: str,
     views: Views = ONE_VIEW,
-    cache: Path | None = None,
+    loading: Loading = LOADING,
     save_every: int | None = None,
     told: Told = lambda sentence: None,
 ) -> dict[str, Any] | None:
@@ -117,45 +130,45 @@ def run_training(
     processes but the first."""
     with joined_world(device) as world:
         say = told if world.first else lambda sentence: None
-        clips = _load_first_then_others(plan, cache, world)
+        clips = _load_first_then_others(plan, loading, world)
         saved = train(plan, clips, out, world=world, save_every=save_every, told=lambda r: say(row_text(r)), noted=say)
         if not world.first:
             return None
         if saved.results is None:
-            tested = accuracies_of(saved, data=plan.data, views=views, device=world.device, cache=cache)
+            tested = accuracies_of(saved, data=plan.data, views=views, device=world.device, loading=loading)
             results = tested.to_dict() | {"split": "test", "views": str(views)}
             saved = finish(saved, out, results)
         return document_of(saved, out)
 
 
-def _load_first_then_others(plan: Plan, cache: Path | None, world: World) -> Clips:
+def _load_first_then_others(plan: Plan, loading: Loading, world: World) -> Clips:
     """The clips, decoded by the first process and read from its cache by the others."""
     if not world.first:
         dist.barrier()
-    clips = _clips(plan, plan.data, 1, cache)
+    clips = _clips(plan, plan.data, 1, loading)
     if world.first and world.size > 1:
         dist.barrier()
     return clips
 
 
-def _clips(plan: Plan, data: str, moments: int, cache: Path | None) -> Clips:
+def _clips(plan: Plan, data: str, moments: int, loading: Loading) -> Clips:
     """The clips of `data` for so many moments; lists and their root are those of the plan's own data."""
     own: Mapping[str, Any] = plan.data_options if data == plan.data else {"stride": plan.stride}
     options: dict[str, Any] = {
         key: Path(value) if key in ("root", "validation") and value else value for key, value in own.items()
     }
-    return load_clips(data, plan.frames * moments, plan.read_size, SPLIT_SEED, cache, **options)
+    return load_clips(data, plan.frames * moments, plan.read_size, SPLIT_SEED, **loading._asdict(), **options)
 
 
 def accuracies_of(
-    saved: Saved, *, data: str, views: Views, device: str, cache: Path | None, split: str = "test"
+    saved: Saved, *, data: str, views: Views, device: str, loading: Loading, split: str = "test"
 ) -> Accuracies:
     """Tests a training's weights on a split of `data`, the clips of which are dealt as they were for the training.
 
     Raises UbenchError where the classes are not those it was trained on.
     """
     plan = saved.plan
-    clips = _clips(plan, data, views.temporal, cache)
+    clips = _clips(plan, data, views.temporal, loading)
     if clips.classes != saved.classes:
         other = sorted(set(clips.classes) ^ set(saved.classes))
         raise UbenchError(f"the classes must be the {len(saved.classes)} it was trained on, got others: {other[:4]}")
@@ -165,12 +178,12 @@ def accuracies_of(
 
 
 def run_test(
-    checkpoint: Path, *, data: str | None, views: Views, split: str, device: str, cache: Path | None
+    checkpoint: Path, *, data: str | None, views: Views, split: str, device: str, loading: Loading
 ) -> dict[str, Any]:
     """The document of `ubench test`; `data` None means the clips it was trained on."""
     saved = read_saved(checkpoint)
     source = data or saved.plan.data
-    tested = accuracies_of(saved, data=source, views=views, device=device, cache=cache, split=split)
+    tested = accuracies_of(saved, data=source, views=views, device=device, loading=loading, split=split)
     about = {"schema_version": SCHEMA_VERSION, "checkpoint": str(checkpoint), "spec_id": saved.plan.spec.id}
     return about | {"data": source, "split": split, "views": str(views)} | tested.to_dict()
 
