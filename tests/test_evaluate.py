@@ -22,7 +22,7 @@ from uniformer_bench.variants import variant
 def task(tmp_path, monkeypatch):
     clips = Clips(light_and_dark(), light_and_dark(), light_and_dark(), ("dark", "light"), {})
     monkeypatch.setattr(module, "load_clips", lambda **data: clips)
-    module._clips.cache_clear()
+    module.clips_of.cache_clear()
     turns = Turns(tmp_path)
     monkeypatch.setattr(module, "turns_of", lambda folder: turns)
     protocol = Protocol(device="cpu", frames=4, size=(32, 32), threads=1)
