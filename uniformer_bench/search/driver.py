@@ -158,6 +158,7 @@ class Search:
                 reason = self._loop(executor, on_change)
             finally:
                 self._mark_interrupted(executor.stop())
+                self._sweep()
             if self._signal is None:
                 self._measure_finalists(on_change)
         return Stopped(self._signal, reason)
@@ -202,7 +203,7 @@ class Search:
         while self._signal is None:
             self._promote(executor)
             reason = reason or self._fill(executor)
-            if not self._in_flight:
+            if not self._in_flight and self._signal is None:
                 self._prune_paused()
                 return reason
             for number, result in executor.finished(POLL_S):
@@ -227,7 +228,7 @@ class Search:
     def _fill(self, executor: Executor) -> str | None:
         """Gives every free worker a new architecture; says why when there is none to give."""
         skipped = 0
-        while executor.free:
+        while executor.free and self._signal is None:
             if reason := self._reason_to_stop():
                 return reason
             trial = self._asker.next(self._trials(), {*self._known, *self._flying()}, self.scales)
@@ -387,6 +388,13 @@ class Search:
             record = self._record(flight.trial, flight.candidate, result)
             self.study.interrupt(flight.trial, record)
             self.records.append(record)
+
+    def _sweep(self) -> None:
+        """Removes checkpoints that nobody goes on from: of workers that ended before they had told, or while they
+        wrote."""
+        kept = {self._checkpoint(number) for number in self._paused}
+        for path in set(self.means.checkpoints.glob("*.pt*")) - kept:
+            path.unlink()
 
     def _fix_scales(self) -> None:
         """Fixes the hypervolume's axes once every baseline has ended, or the first ten trials have."""
