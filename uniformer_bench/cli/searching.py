@@ -51,6 +51,19 @@ if TYPE_CHECKING:
 @click.option("--compile", "compiled", is_flag=True, help="Measure latency under torch.compile.")
 @click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a GPU, or one a core]")
 @click.option(
+    "--engine",
+    type=click.Choice(["local", "ray"]),
+    default="local",
+    show_default=True,
+    help="Where trials run: worker processes, or tasks of a Ray cluster (--workers is the most at once there).",
+)
+@click.option(
+    "--ray-address",
+    envvar="RAY_ADDRESS",
+    show_envvar=True,
+    help="The Ray cluster, as HOST:6379.  [default: one of this machine's own]",
+)
+@click.option(
     "--storage",
     envvar="UBENCH_STORAGE",
     show_envvar=True,
@@ -146,6 +159,8 @@ def _search_options(space: "Space", options: dict[str, Any]) -> Any:
         command=_command_line(),
         finalist_seeds=options["finalist_seeds"],
         warm_start=options["warm_start"],
+        engine=options["engine"],
+        ray_address=options["ray_address"],
         data_options={
             **listing_options(options),
             "stride": options["data_stride"],

@@ -19,7 +19,7 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.asking import Asker, known_of
 from uniformer_bench.search.evaluate import LATENCY_BUDGET_S, Result, Task, evaluate, trained_spec, without_numbers
-from uniformer_bench.search.executors import LocalExecutor
+from uniformer_bench.search.executors import Executor, LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
 from uniformer_bench.search.pareto import Scale
@@ -31,8 +31,6 @@ from uniformer_bench.search.rungs import Climber, losses_at, next_up
 from uniformer_bench.search.study import COUNTED, MOST_ORPHANED, Study, optuna_pick
 from uniformer_bench.search.turns import device_turns
 from uniformer_bench.space import Candidate, Space
-
-Executor = LocalExecutor[Task, Result]  # or what does as it does
 
 BASELINE_S = 1.5  # for a baseline's latency: it fixes the hypervolume's axes, at a time when workers still start
 POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
@@ -315,7 +313,8 @@ class Search:
 
     def _free_device(self) -> str:
         taken = Counter(flight.device for flight in self._in_flight.values())
-        return next(d for d, count in Counter(self.means.devices).items() if taken[d] < count)
+        places = Counter(self.means.devices).items()
+        return next((d for d, count in places if taken[d] < count), self.means.devices[0])  # a cluster has more
 
     def _task(self, flight: Flight) -> Task:
         question, number = self.question, flight.trial.number

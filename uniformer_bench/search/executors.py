@@ -14,11 +14,11 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from multiprocessing import connection, resource_tracker
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from pebble import ProcessExpired, ProcessPool
 
-from uniformer_bench.search.evaluate import Result, without_numbers
+from uniformer_bench.search.evaluate import Result, Task, without_numbers
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -30,6 +30,19 @@ WORKER_ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
     "MALLOC_TOP_PAD_": str(64 << 20),
 }
+
+
+class Executor(Protocol):
+    """What evaluates a search's trials: LocalExecutor here, RayExecutor on a cluster."""
+
+    @property
+    def free(self) -> int: ...
+
+    def submit(self, key: Any, task: Task) -> None: ...
+
+    def finished(self, wait_s: float) -> list[tuple[Any, Result]]: ...
+
+    def stop(self) -> list[Any]: ...
 
 
 class LocalExecutor(Generic[T, R]):

@@ -23,6 +23,7 @@ from uniformer_bench.measure.protocol import Protocol, check_precision, default_
 from uniformer_bench.report import write_report
 from uniformer_bench.search.driver import Before, Means, Progress, Question, Search, Stopped
 from uniformer_bench.search.evaluate import check_measurable
+from uniformer_bench.search.executors import Executor, LocalExecutor
 from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.mending import mend, set_aside
@@ -60,6 +61,8 @@ class Options(NamedTuple):
     command: str
     finalist_seeds: int = 2
     warm_start: Path | None = None
+    engine: str = "local"
+    ray_address: str | None = None
     data_options: Mapping[str, Any] = MappingProxyType({})  # more arguments of load_clips
 
 
@@ -75,6 +78,7 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
 
     `watch` is told how the loading of the data goes.
     """
+    executor_of = _executor_of(options)
     question, devices, threads = _question(options, watch)
     check_feasible(question.space, len(question.clips.classes), options.seed)
     identity = _identity(options, question)
@@ -91,7 +95,8 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
         check_identity({"identity": study.identity(identity)}, identity, run)
         lost = study.recover(question.space.constraints)
         study.enqueue(question.space.baseline_picks())
-        search = Search(question, _means(options, run, devices, threads, warm), study, _before(old))
+        means = _means(options, run, devices, threads, warm)
+        search = Search(question, means, study, _before(old), executor_of=executor_of)
         search.give_up(lost)
         info = _info(options, question, identity, old, run.name)
         info["notes"] += [note for note in (warm.note, mended) if note]
@@ -107,6 +112,14 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
         page.write(search)
         study.close()
         return Finished(_summary(run, page.path, search), stopped)
+
+
+def _executor_of(options: Options) -> Callable[..., Executor]:
+    if options.engine == "local":
+        return LocalExecutor
+    from uniformer_bench.search.ray_executor import ray_engine
+
+    return ray_engine(options.ray_address, options.workers)
 
 
 def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[str, ...], int]:

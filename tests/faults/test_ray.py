@@ -1,0 +1,130 @@
+"""Trials on a Ray cluster: faults are their own trials' ends, and a node that dies ends none."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.faults.searches import check_whole, ended, folder, start, stored, wait_for
+from tests.faults.servers import missing
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.recipe import Recipe
+from uniformer_bench.search import ray_executor
+from uniformer_bench.search.evaluate import Task, without_numbers
+
+__all__ = ["folder"]
+
+
+def misbehave(task):
+    """A trial's work; runs on a node. The task's spec says how."""
+    if task.spec == "exit":
+        os._exit(7)
+    if task.spec == "raise":
+        raise OSError("the file\nis lost")
+    if task.spec == "hang":
+        time.sleep(600)
+    if task.spec == "pause":
+        before = task.paused.read_bytes() if task.resumed else b""
+        task.paused.write_bytes(before + b"step ")
+        return without_numbers("paused", f"with {task.training_threads} thread")
+    return without_numbers("complete", None)
+
+
+def task(how, **more):
+    protocol = Protocol(device="cpu", batch=1, frames=4, size=16)
+    made = Task(how, how, 2, protocol, ("accuracy",), {}, Recipe(), {}, 0, Path("/nowhere"), 8)
+    return made._replace(**more)
+
+
+@pytest.fixture(scope="module")
+def ray():
+    try:
+        import ray
+    except ImportError:
+        missing("ray")
+    return ray
+
+
+@pytest.fixture(scope="module")
+def cluster(ray, tmp_path_factory):
+    """A head without a core, and one node with two."""
+    from ray.cluster_utils import Cluster
+
+    patch = pytest.MonkeyPatch()
+    patch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    patch.setenv("UBENCH_TEST_FAULTS", json.dumps({"quick": 1.0}))  # its workers have the environment of their node
+    one = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    one.add_node(num_cpus=2)
+    yield one
+    one.shutdown()
+    patch.undo()
+
+
+@pytest.fixture
+def executor(cluster):
+    made = ray_executor.RayExecutor(cluster.address, 4, misbehave)
+    yield made
+    assert made.stop() == []
+
+
+def outcome(executor, how, **more):
+    executor.submit(how, task(how, **more))
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for key, result in executor.finished(wait_s=0.2):
+            assert key == how
+            return result
+    raise AssertionError("the trial never ended")
+
+
+def test_each_fault_is_one_trials_end_and_pauses_travel(executor, tmp_path):
+    assert executor.free == 2
+    assert outcome(executor, "nothing").state == "complete"
+    raised = outcome(executor, "raise")
+    assert (raised.state, raised.reason) == ("crashed", "OSError: the file is lost")
+    exited = outcome(executor, "exit")
+    assert exited.state == "crashed"
+    assert exited.reason.startswith("the worker died")
+    hung = outcome(executor, "hang")
+    assert (hung.state, hung.reason) == ("timeout", "a trial must end within 4 s, and this did not")
+    held = tmp_path / "3.pt"
+    assert outcome(executor, "pause", paused=held).reason == "with 1 thread"
+    assert outcome(executor, "pause", paused=held, resumed=True).state == "paused"
+    assert held.read_bytes() == b"step step "
+    executor.submit("hang", task("hang"))
+    assert executor.stop() == ["hang"]
+
+
+def test_a_node_with_another_device_ends_the_search(executor, monkeypatch):
+    monkeypatch.setattr(ray_executor, "_device_name", lambda device: "an abacus")
+    with pytest.raises(
+        UbenchError, match="latency must be taken on one kind of device, got .* in a study on an abacus"
+    ):
+        outcome(executor, "nothing", measure=("latency",))
+
+
+def test_ray_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UbenchError, match=r"the ray engine needs Ray, got none; pip install 'uniformer_bench\[ray\]'"):
+        ray_executor.ray_engine(None, None)
+
+
+def test_a_cluster_that_does_not_answer_is_named(ray):
+    with pytest.raises(UbenchError, match=r"a Ray cluster must answer at 127.0.0.1:1, got "):
+        ray_executor.RayExecutor("127.0.0.1:1", None, misbehave)
+
+
+def test_a_node_that_dies_ends_no_trial(cluster, folder):
+    lost = cluster.add_node(num_cpus=2)
+    options = ("--trials=12", "--run=moved", "--engine=ray", f"--ray-address={cluster.address}")
+    search = start(folder, *options, faults={"quick": 1.0})
+    wait_for(lambda: len(stored(folder, "moved")) >= 3, "three trials")
+    cluster.remove_node(lost, allow_graceful=False)
+    document, said = ended(search)
+    assert (document["trials"]["total"], document["trials"]["complete"]) == (12, 12), said
+    assert [line for line in said.splitlines() if "/12 trials, " not in line] == []  # Ray says nothing
+    check_whole(folder, "moved", 12)

@@ -1,0 +1,235 @@
+"""Who evaluates on a cluster: Ray tasks, one a trial, with a core of their own and on a GPU's machine a GPU.
+
+What fails in a trial is its own end, as with the workers of this machine; what fails in a machine is not: a trial
+whose node dies runs again elsewhere. Code travels with the connection and paused trials with their tasks; clips are
+read or made where a task runs, by the arguments that the task carries.
+"""
+
+import functools
+import logging
+import os
+import signal
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import uniformer_bench
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.files import write_whole
+from uniformer_bench.measure.environment import environment
+from uniformer_bench.search.evaluate import Result, Task, without_numbers
+from uniformer_bench.search.turns import device_turns, turns_folder
+
+MOST_MOVED = 2  # a third node that dies under the same trial may die of it
+STOP_S = 2.0  # for cancelled tasks to end
+# Ray reads these when it is imported or starts its processes
+QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+
+Sent = tuple[Result, bytes | None]  # and the file of a trial that pauses
+
+
+class OtherDeviceError(UbenchError):
+    """A node would time trials on another device than the study's."""
+
+
+@dataclass
+class _Flight:
+    """A trial on its way: its task gives the name of its node first, and then what it came to."""
+
+    key: Any
+    task: Task
+    moved: int = 0
+    begun_s: float | None = None  # by the monotonic clock, when its node had begun
+    node: str | None = None
+
+
+def ray_engine(address: str | None, most: int | None) -> Callable[..., "RayExecutor"]:
+    """What makes the executor of a search: on the cluster at `address`, or one of this machine; at most so many trials
+    at once. Raises UbenchError where Ray is not installed."""
+    _import_ray()
+    return functools.partial(_executor, address, most)
+
+
+def _executor(
+    address: str | None, most: int | None, workers: int, timeout_s: float | None, work: Callable[[Task], Result]
+) -> "RayExecutor":
+    return RayExecutor(address, timeout_s, work, most)  # the cluster says how many workers there are
+
+
+class RayExecutor:
+    """Does as LocalExecutor, on a Ray cluster. `free` follows the cluster, so that nodes which join are used."""
+
+    def __init__(
+        self, address: str | None, timeout_s: float | None, work: Callable[[Task], Result], most: int | None = None
+    ) -> None:
+        self._ray, self._timeout_s, self._work, self._most = _import_ray(), timeout_s, work, most
+        self._running: dict[Any, _Flight] = {}  # by Ray's generator
+        self._gpus = False  # known with the first task
+        _connect(self._ray, address)
+
+    @property
+    def free(self) -> int:
+        """How many more trials can start at once."""
+        kind = "GPU" if self._gpus else "CPU"
+        slots = int(self._ray.cluster_resources().get(kind, 0))
+        idle = int(self._ray.available_resources().get(kind, 0))  # others may use the cluster too; it lags behind
+        return max(0, min(slots - len(self._running), idle, (self._most or slots) - len(self._running)))
+
+    def submit(self, key: Any, task: Task) -> None:
+        """Starts a trial, known as `key` until it is finished."""
+        self._start(_Flight(key, task))
+
+    def finished(self, wait_s: float) -> list[tuple[Any, Result]]:
+        """The trials that ended, after at most this wait for the first. Raises UbenchError where a node must not take
+        part."""
+        if not self._running:
+            time.sleep(wait_s)
+            return []
+        ready, _ = self._ray.wait(list(self._running), num_returns=1, timeout=wait_s)
+        ended = []
+        for one in list(self._running):
+            result = self._timed_out(one)
+            if result is None and ready:
+                at_hand, _ = self._ray.wait([one], timeout=0)
+                result = self._step(one) if at_hand else None
+            if result is not None:
+                ended.append((self._running.pop(one).key, result))
+        return ended
+
+    def stop(self) -> list[Any]:
+        """Ends all tasks at once; gives the keys of the trials that were cut short."""
+        cut, self._running = self._running, {}
+        for one in cut:
+            self._ray.cancel(one, force=True)
+        self._ray.wait(list(cut), num_returns=len(cut), timeout=STOP_S) if cut else None
+        self._ray.shutdown()
+        return [flight.key for flight in cut.values()]
+
+    def _start(self, flight: _Flight) -> None:
+        task = flight.task
+        self._gpus = task.protocol.device != "cpu"
+        held = task.paused.read_bytes() if task.resumed and task.paused and task.paused.exists() else None
+        remote = self._ray.remote(_on_node).options(
+            num_cpus=1, num_gpus=int(self._gpus), max_retries=0, num_returns="streaming"
+        )
+        device = _device_name(task.protocol.device)
+        self._running[remote.remote(self._work, _for_node(task), held, device)] = flight
+
+    def _step(self, one: Any) -> Result | None:
+        """What a trial has come to, or None: it has begun, or begins again elsewhere."""
+        flight, errors = self._running[one], self._ray.exceptions
+        try:
+            told = self._ray.get(next(one))
+        except errors.RayTaskError as error:
+            if isinstance(error.cause, OtherDeviceError):
+                raise UbenchError(str(error.cause)) from None
+            return without_numbers("crashed", f"{type(error.cause).__name__}: {_one_line(error.cause)}")
+        except errors.OutOfMemoryError as error:
+            return without_numbers("oom", f"memory must suffice, got a worker that Ray ended: {_one_line(error)}")
+        except errors.RayError as error:
+            return self._lost(one, error)
+        if isinstance(told, str):
+            flight.begun_s, flight.node = time.monotonic(), told
+            return None
+        result, file = told
+        if file is not None and flight.task.paused is not None:
+            write_whole(flight.task.paused, file)
+        return result
+
+    def _lost(self, one: Any, error: Exception) -> Result | None:
+        """A worker that died ends its trial; a node that died does not."""
+        flight = self._running[one]
+        if not self._node_died(flight.node, error):
+            return without_numbers("crashed", f"the worker died, {_one_line(error)}")
+        if flight.moved == MOST_MOVED:
+            return without_numbers("crashed", f"{MOST_MOVED + 1} nodes died while they evaluated it")
+        del self._running[one]
+        self._start(_Flight(flight.key, flight.task, flight.moved + 1))
+        return None
+
+    def _node_died(self, node: str | None, error: Exception) -> bool:
+        alive = {known["NodeID"] for known in self._ray.nodes() if known["Alive"]}
+        return isinstance(error, self._ray.exceptions.NodeDiedError) or (node is not None and node not in alive)
+
+    def _timed_out(self, one: Any) -> Result | None:
+        begun_s = self._running[one].begun_s
+        if self._timeout_s is None or begun_s is None or time.monotonic() - begun_s < self._timeout_s:
+            return None
+        self._ray.cancel(one, force=True)
+        return without_numbers("timeout", f"a trial must end within {self._timeout_s:g} s, and this did not")
+
+
+def _on_node(work: Callable[[Task], Result], task: Task, held: bytes | None, device: str) -> Iterator[str | Sent]:
+    """Runs on the node that Ray chose: gives the node's name, then what the trial came to."""
+    import ray
+
+    yield ray.get_runtime_context().get_node_id()
+    _check_device(task, device)
+    place = f"cuda-{ray.get_gpu_ids()[0]}" if ray.get_gpu_ids() else task.protocol.device
+    task = task._replace(turns=device_turns(turns_folder(), place))
+    with tempfile.TemporaryDirectory(prefix="ubench-") as folder:
+        paused = Path(folder) / (task.paused.name if task.paused else "none")
+        if held is not None:
+            paused.write_bytes(held)
+        result = work(task._replace(paused=paused))
+        yield result, paused.read_bytes() if result.state == "paused" and paused.exists() else None
+
+
+def _check_device(task: Task, device: str) -> None:
+    """Raises OtherDeviceError where a time taken here could not be compared with the study's."""
+    here = _device_name(task.protocol.device)
+    if {"latency", "energy"} & set(task.measure) and here != device:
+        raise OtherDeviceError(f"latency must be taken on one kind of device, got {here} in a study on {device}")
+
+
+@functools.cache
+def _device_name(device: str) -> str:
+    return str(environment()["cpu" if device == "cpu" else "gpu"])
+
+
+def _for_node(task: Task) -> Task:
+    """A task of Ray's sees one core and, as its first, the one GPU it was given."""
+    device = "cpu" if task.protocol.device == "cpu" else "cuda"
+    return task._replace(protocol=replace(task.protocol, device=device), training_threads=1)
+
+
+def _import_ray() -> Any:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError:
+        raise UbenchError("the ray engine needs Ray, got none; pip install 'uniformer_bench[ray]'") from None
+    return ray
+
+
+def _connect(ray: Any, address: str | None) -> None:
+    """Joins the cluster, and sends this package there; without an address starts one of this machine."""
+    quiet = {"log_to_driver": False, "logging_level": logging.CRITICAL}
+    with _signals_kept():
+        if address is None:
+            ray.init("local", include_dashboard=False, **quiet)
+            return
+        code = {"py_modules": [str(Path(uniformer_bench.__file__).parent)]}
+        try:
+            ray.init(address, runtime_env=code, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise UbenchError(f"a Ray cluster must answer at {address}, got {_one_line(error)}") from None
+
+
+@contextmanager
+def _signals_kept() -> Iterator[None]:
+    """Ray takes over SIGTERM, which is the driver's."""
+    old = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]
