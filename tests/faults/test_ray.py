@@ -101,9 +101,7 @@ def test_each_fault_is_one_trials_end_and_pauses_travel(executor, tmp_path):
 
 def test_a_node_with_another_device_ends_the_search(executor, monkeypatch):
     monkeypatch.setattr(ray_executor, "_device_name", lambda device: "an abacus")
-    with pytest.raises(
-        UbenchError, match="latency must be taken on one kind of device, got .* in a study on an abacus"
-    ):
+    with pytest.raises(UbenchError, match=r"latency must be taken on one kind of device, got .* an abacus"):
         outcome(executor, "nothing", measure=("latency",))
 
 
@@ -114,7 +112,7 @@ def test_ray_that_is_missing_is_named(monkeypatch):
 
 
 def test_a_cluster_that_does_not_answer_is_named(ray):
-    with pytest.raises(UbenchError, match=r"a Ray cluster must answer at 127.0.0.1:1, got "):
+    with pytest.raises(UbenchError, match=r"a Ray cluster must answer at HOST:PORT, got .* at 127\.0\.0\.1:1"):
         ray_executor.RayExecutor("127.0.0.1:1", None, misbehave)
 
 

@@ -9,6 +9,7 @@ import functools
 import logging
 import os
 import signal
+import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -77,7 +78,8 @@ class RayExecutor:
         kind = "GPU" if self._gpus else "CPU"
         slots = int(self._ray.cluster_resources().get(kind, 0))
         idle = int(self._ray.available_resources().get(kind, 0))  # others may use the cluster too; it lags behind
-        return max(0, min(slots - len(self._running), idle, (self._most or slots) - len(self._running)))
+        least = 0 if self._running else 1  # it waits for a node: a search that can neither begin nor wait has ended
+        return max(least, min(slots - len(self._running), idle, (self._most or slots) - len(self._running)))
 
     def submit(self, key: Any, task: Task) -> None:
         """Starts a trial, known as `key` until it is finished."""
@@ -214,11 +216,21 @@ def _connect(ray: Any, address: str | None) -> None:
         if address is None:
             ray.init("local", include_dashboard=False, **quiet)
             return
+        _reach(address)
         code = {"py_modules": [str(Path(uniformer_bench.__file__).parent)]}
         try:
             ray.init(address, runtime_env=code, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UbenchError(f"a Ray cluster must answer at {address}, got {_one_line(error)}") from None
+
+
+def _reach(address: str) -> None:
+    """Raises UbenchError where nothing listens: Ray itself would try for minutes."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise UbenchError(f"a Ray cluster must answer at HOST:PORT, got {_one_line(error)} at {address}") from None
 
 
 @contextmanager
