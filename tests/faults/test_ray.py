@@ -68,7 +68,7 @@ def cluster(ray, tmp_path_factory):
 def executor(cluster):
     made = ray_executor.RayExecutor(cluster.address, 4, misbehave)
     yield made
-    assert made.stop() == []
+    made.stop()
 
 
 def outcome(executor, how, **more):

@@ -27,8 +27,13 @@ from uniformer_bench.search.turns import device_turns, turns_folder
 
 MOST_MOVED = 2  # a third node that dies under the same trial may die of it
 STOP_S = 2.0  # for cancelled tasks to end
-# Ray reads these when it is imported or starts its processes
-QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0", "RAY_DEDUP_LOGS": "0"}
+# Ray reads these when it is imported; what it prints, it prints among the lines of `--json`
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS_SKIP_REGEX": ".",
+    "RAY_SCHEDULER_EVENTS": "0",
+}
 
 Sent = tuple[Result, bytes | None]  # and the file of a trial that pauses
 
