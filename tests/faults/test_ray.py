@@ -6,6 +6,7 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from tests.faults.searches import check_whole, ended, folder, start, stored, wait_for
@@ -116,11 +117,17 @@ def test_a_cluster_that_does_not_answer_is_named(ray):
         ray_executor.RayExecutor("127.0.0.1:1", None, misbehave)
 
 
+def busy(node):
+    """Whether a trial runs on this node: Ray names its worker after the task."""
+    (raylet,) = node.all_processes["raylet"]
+    return any("_on_node" in " ".join(p.cmdline()) for p in psutil.Process(raylet.process.pid).children())
+
+
 def test_a_node_that_dies_ends_no_trial(cluster, folder):
     lost = cluster.add_node(num_cpus=2)
     options = ("--trials=12", "--run=moved", "--engine=ray", f"--ray-address={cluster.address}")
     search = start(folder, *options, faults={"quick": 1.0})
-    wait_for(lambda: len(stored(folder, "moved")) >= 3, "three trials")
+    wait_for(lambda: len(stored(folder, "moved")) >= 3 and busy(lost), "three trials, and one on the node")
     cluster.remove_node(lost, allow_graceful=False)
     document, said = ended(search)
     assert (document["trials"]["total"], document["trials"]["complete"]) == (12, 12), said
