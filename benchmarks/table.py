@@ -179,7 +179,7 @@ def _number(text: str) -> float | None:
 # ---------------------------------------------------------------- the work
 
 
-def append(path: Path, jobs: Sequence[tuple[int, int]], work: Callable[[int, int], Mapping[str, Any]]) -> None:
+def append(path: Path, jobs: Sequence[tuple[Any, int]], work: Callable[[Any, int], Mapping[str, Any]]) -> None:
     """A line a job of (index, seed), but those that stand there."""
     lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     known = {(line["index"], line["seed"]) for line in lines}
