@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from uniformer_bench.cli.options import common, limits_of, listed, listing_options, seconds_of
+from uniformer_bench.cli.options import common, limits_of, listed, listing_options, loaded, seconds_of
 from uniformer_bench.cli.output import console, print_document
 
 if TYPE_CHECKING:
@@ -26,20 +26,7 @@ if TYPE_CHECKING:
     help="builtin, a folder with a sub-folder per class, or a list of clips; see `ubench data check`.",
 )
 @listed
-@click.option(
-    "--max-bad",
-    type=click.FloatRange(0, 1),
-    default=0.1,
-    show_default=True,
-    help="Share of the videos that may be left out.",
-)
-@click.option(
-    "--cache-limit",
-    type=click.FloatRange(min=0, min_open=True),
-    default=20.0,
-    show_default=True,
-    help="GB that the cache of decoded data may hold.",
-)
+@loaded
 @click.option("--objectives", help="Metrics to trade off, as accuracy,latency.  [default: the space's]")
 @click.option("--max-latency-ms", type=float, help="Upper limit on latency.")
 @click.option("--max-memory-mb", type=float, help="Upper limit on inference memory, MB of 10^6 bytes.")
@@ -72,7 +59,6 @@ if TYPE_CHECKING:
 @click.option("--run", "run_name", help="The run's name.  [default: from the question asked]")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Runs.")
 @click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
-@click.option("--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]")
 @click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
 @click.option(
     "--warm-start", type=click.Path(path_type=Path), help="A run, also of another device or data, to learn from."
