@@ -5,6 +5,7 @@
 
 The loop: Optuna's multi-objective TPE as it comes, the reference operators, every trial trained in full by the same
 space, recipe and clips, its latency timed as one would, ten passes after three, beside whatever the other process does.
+The space's limits are not asked of it.
 A row is written when a trial ends. RUN is a finished run of `ubench search` on the same machine.
 
 Compared is what both handed out by a time: the hypervolume of accuracy as their one training gave it, against latency
@@ -32,7 +33,7 @@ from uniformer_bench.model import build, clips_like
 from uniformer_bench.runs import load_records
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.pareto import Scale
-from uniformer_bench.search.run_files import hypervolume_of, scales_of
+from uniformer_bench.search.run_files import as_searched, hypervolume_of, scales_of
 from uniformer_bench.search.study import optuna_pick
 from uniformer_bench.space import Candidate, Space, load_space, stored_pick
 from uniformer_bench.train import ShortRun, to_input
@@ -114,7 +115,9 @@ def read_loop(folder: Path, space: Space, classes: int) -> list[Row]:
 
 def read_search(run: Path, space: Space, classes: int) -> list[Row]:
     """What a search trained to its end, as the search itself saw it."""
-    ended = [r for r in load_records(run).trials if r["state"] == "complete"]
+    found = load_records(run)
+    trials = as_searched(found.trials, found.info.get("finalists", []))  # not the means over the finalists' seeds
+    ended = [r for r in trials if r["state"] == "complete"]
     return [_row(space, classes, r["params"], r["finished_s"], r["metrics"]["accuracy"], r["baseline"]) for r in ended]
 
 

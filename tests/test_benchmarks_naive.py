@@ -1,5 +1,6 @@
 """What the comparison with a stock script says of made-up trials."""
 
+import json
 import sys
 from pathlib import Path
 
@@ -27,6 +28,18 @@ def test_the_hypervolume_grows_by_what_has_ended():
     assert naive.reached_s(rows, 0.25, OBJECTIVES, SCALES) == 10.0
     assert naive.reached_s(rows, 0.30, OBJECTIVES, SCALES) == 20.0
     assert naive.reached_s(rows, 0.32, OBJECTIVES, SCALES) is None
+
+
+def test_a_search_is_read_as_it_went_not_by_its_finalists_means():
+    """trials.json has the mean of the finalists' other trainings, which nobody had while it searched."""
+    run = Path(__file__).parents[1] / "results" / "2026-11-23_tiny_cpu_fp32"
+    finalists = {row["trial"]: row for row in json.loads((run / "run.json").read_text())["finalists"]}
+    records = json.loads((run / "trials.json").read_text())
+    ended = [record for record in records if record["state"] == "complete"]
+    rows = naive.read_search(run, naive.load_space("tiny"), 16)
+    own = {record["number"]: row["metrics"]["accuracy"] for record, row in zip(ended, rows, strict=True)}
+    assert {n: own[n] for n in finalists} == {n: row["accuracy_in_search"] for n, row in finalists.items()}
+    assert any(record["metrics"]["accuracy"] != own[record["number"]] for record in ended)
 
 
 def test_the_last_line_is_a_share_of_the_loops_time_or_says_never():
