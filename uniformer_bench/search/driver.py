@@ -150,13 +150,13 @@ class Search:
 
     def run(self, on_change: Callable[["Search"], None]) -> Stopped:
         """Runs until done; `on_change` is called after every trial and at least every half second."""
+        self._sweep()
         executor = self._executor_of(len(self.means.devices), self.means.timeout_s, evaluate)
         with self._signals():
             try:
                 reason = self._loop(executor, on_change)
             finally:
                 self._mark_interrupted(executor.stop())
-                self._sweep()
             if self._signal is None:
                 self._measure_finalists(on_change)
         return Stopped(self._signal, reason)
@@ -389,8 +389,8 @@ class Search:
             self.records.append(record)
 
     def _sweep(self) -> None:
-        """Removes checkpoints that nobody goes on from: of workers that ended before they had told, or while they
-        wrote."""
+        """Removes what an earlier start left and nobody goes on from: checkpoints of workers that ended before they had
+        told, or while they wrote. Not at an end: a pause that the storage did not take has its checkpoint still."""
         kept = {self._checkpoint(number) for number in self._paused}
         for path in set(self.means.checkpoints.glob("*.pt*")) - kept:
             path.unlink()
