@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from tests.trials import end_of
 from uniformer_bench.search.evaluate import Result
 from uniformer_bench.search.executors import LocalExecutor
 
@@ -18,6 +19,8 @@ def misbehave(how):
         os.kill(os.getpid(), signal.SIGKILL)
     if how == "raise":
         raise OSError("the file\nis lost")
+    if how == "late":
+        raise TimeoutError("the disk does not answer")
     if how == "hang":
         time.sleep(600)
     return Result("complete", None, {"accuracy": 0.5}, {}, {}, [], [], {})
@@ -33,12 +36,7 @@ def executor():
 def outcome(executor, how):
     executor.submit(how, how)
     assert executor.free == 0
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline:
-        for key, result in executor.finished(wait_s=0.2):
-            assert key == how
-            return result
-    raise AssertionError("the trial never ended")
+    return end_of(executor, how)
 
 
 def test_each_fault_is_one_trials_end(executor):
@@ -53,6 +51,13 @@ def test_each_fault_is_one_trials_end(executor):
     hung = outcome(executor, "hang")
     assert (hung.state, hung.reason) == ("timeout", "a trial must end within 8 s, and this did not")
     assert outcome(executor, "nothing").state == "complete"
+
+
+def test_a_trials_own_time_out_is_no_limit_of_ours():
+    executor = LocalExecutor(1, timeout_s=None, work=misbehave)
+    ended = outcome(executor, "late")
+    executor.stop()
+    assert (ended.state, ended.reason) == ("crashed", "TimeoutError: the disk does not answer")
 
 
 def test_stopping_names_what_was_cut_short(executor):

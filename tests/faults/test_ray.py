@@ -11,6 +11,7 @@ import pytest
 
 from tests.faults.searches import check_whole, ended, folder, start, stored, wait_for
 from tests.faults.servers import missing
+from tests.trials import end_of
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.recipe import Recipe
@@ -74,12 +75,7 @@ def executor(cluster):
 
 def outcome(executor, how, **more):
     executor.submit(how, task(how, **more))
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        for key, result in executor.finished(wait_s=0.2):
-            assert key == how
-            return result
-    raise AssertionError("the trial never ended")
+    return end_of(executor, how)
 
 
 def test_each_fault_is_one_trials_end_and_pauses_travel(executor, tmp_path):

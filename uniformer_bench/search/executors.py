@@ -86,14 +86,29 @@ class LocalExecutor(Generic[T, R]):
     def _result(self, future: "Future[R]") -> R | Result:
         try:
             return future.result()
-        except FutureTimeoutError:
-            return without_numbers("timeout", f"a trial must end within {self._timeout_s:g} s, and this did not")
+        except FutureTimeoutError as error:  # without a limit, the trial's own
+            return raised(error) if self._timeout_s is None else timed_out(self._timeout_s)
         except ProcessExpired as error:
             return without_numbers("crashed", _death(error.exitcode))
         except BrokenProcessPool:
             return without_numbers("crashed", "the worker ended before it had begun")
         except Exception as error:  # whatever a trial raised is its own end, not the study's
-            return without_numbers("crashed", f"{type(error).__name__}: {' '.join(str(error).split())[:300]}")
+            return raised(error)
+
+
+def timed_out(limit_s: float) -> Result:
+    """What a trial comes to that had to be ended."""
+    return without_numbers("timeout", f"a trial must end within {limit_s:g} s, and this did not")
+
+
+def raised(error: BaseException) -> Result:
+    """What a trial comes to that raised."""
+    return without_numbers("crashed", f"{type(error).__name__}: {one_line(error)}")
+
+
+def one_line(error: BaseException) -> str:
+    """An error's words without its line breaks, not too many."""
+    return " ".join(str(error).split())[:300]
 
 
 def _death(code: int) -> str:

@@ -23,6 +23,7 @@ from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import write_whole
 from uniformer_bench.measure.environment import environment
 from uniformer_bench.search.evaluate import Result, Task, without_numbers
+from uniformer_bench.search.executors import one_line, raised, timed_out
 from uniformer_bench.search.turns import device_turns, turns_folder
 
 MOST_MOVED = 2  # a third node that dies under the same trial may die of it
@@ -84,7 +85,7 @@ class RayExecutor:
         slots = int(self._ray.cluster_resources().get(kind, 0))
         idle = int(self._ray.available_resources().get(kind, 0))  # others may use the cluster too; it lags behind
         least = 0 if self._running else 1  # it waits for a node: a search that can neither begin nor wait has ended
-        return max(least, min(slots - len(self._running), idle, (self._most or slots) - len(self._running)))
+        return max(least, min(idle, min(slots, self._most or slots) - len(self._running)))
 
     def submit(self, key: Any, task: Task) -> None:
         """Starts a trial, known as `key` until it is finished."""
@@ -134,9 +135,9 @@ class RayExecutor:
         except errors.RayTaskError as error:
             if isinstance(error.cause, OtherDeviceError):
                 raise UbenchError(str(error.cause)) from None
-            return without_numbers("crashed", f"{type(error.cause).__name__}: {_one_line(error.cause)}")
+            return raised(error.cause)
         except errors.OutOfMemoryError as error:
-            return without_numbers("oom", f"memory must suffice, got a worker that Ray ended: {_one_line(error)}")
+            return without_numbers("oom", f"memory must suffice, got a worker that Ray ended: {one_line(error)}")
         except errors.RayError as error:
             return self._lost(one, error)
         if isinstance(told, str):
@@ -151,7 +152,7 @@ class RayExecutor:
         """A worker that died ends its trial; a node that died does not."""
         flight = self._running[one]
         if not self._node_died(flight.node, error):
-            return without_numbers("crashed", f"the worker died, {_one_line(error)}")
+            return without_numbers("crashed", f"the worker died, {one_line(error)}")
         if flight.moved == MOST_MOVED:
             return without_numbers("crashed", f"{MOST_MOVED + 1} nodes died while they evaluated it")
         del self._running[one]
@@ -167,7 +168,7 @@ class RayExecutor:
         if self._timeout_s is None or begun_s is None or time.monotonic() - begun_s < self._timeout_s:
             return None
         self._ray.cancel(one, force=True)
-        return without_numbers("timeout", f"a trial must end within {self._timeout_s:g} s, and this did not")
+        return timed_out(self._timeout_s)
 
 
 def _on_node(work: Callable[[Task], Result], task: Task, held: bytes | None, device: str) -> Iterator[str | Sent]:
@@ -226,7 +227,7 @@ def _connect(ray: Any, address: str | None) -> None:
         try:
             ray.init(address, runtime_env=code, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise UbenchError(f"a Ray cluster must answer at {address}, got {_one_line(error)}") from None
+            raise UbenchError(f"a Ray cluster must answer at {address}, got {one_line(error)}") from None
 
 
 def _reach(address: str) -> None:
@@ -235,7 +236,7 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise UbenchError(f"a Ray cluster must answer at HOST:PORT, got {_one_line(error)} at {address}") from None
+        raise UbenchError(f"a Ray cluster must answer at HOST:PORT, got {one_line(error)} at {address}") from None
 
 
 @contextmanager
@@ -246,7 +247,3 @@ def _signals_kept() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, old)
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]
