@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from uniformer_bench.training.start import Loading
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+device = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+precision = click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+workers = click.option(
+    "--workers", type=click.IntRange(1), help="Worker processes.  [default: one a GPU, or one a core]"
+)
+cache = click.option(
+    "--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]"
+)
+reports = click.option(
+    "--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages."
+)
 
 
 def common(command: Command) -> Command:
@@ -36,8 +47,8 @@ def measured(command: Command) -> Command:
         click.option("--implementation", default="fast", show_default=True, help="fast or reference operators."),
         click.option("--graph", is_flag=True, help="On a GPU: time replays of a CUDA graph."),
         click.option("--cache", help="On a GPU: cold (its L2 emptied before each repeat) or warm.  [default: cold]"),
-        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
-        click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16."),
+        device,
+        precision,
         click.option("--num-classes", type=click.IntRange(1), help="Classes of the head.  [default: the variant's]"),
         click.option("--batch", type=click.IntRange(1), default=1, show_default=True, help="Clips at a time."),
         click.option("--size", type=click.IntRange(1), help="Height and width.  [default: the variant's]"),
@@ -95,8 +106,7 @@ def loaded(command: Command) -> Command:
                      help="GB that the cache of decoded data may hold."),
         click.option("--max-bad", type=click.FloatRange(0, 1), default=0.1, show_default=True,
                      help="Share of the videos that may be left out."),
-        click.option("--cache", type=click.Path(path_type=Path),
-                     help="Decoded data.  [default: the user's cache folder]"),
+        cache,
     ):  # fmt: skip
         command = option(command)
     return command

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from uniformer_bench.cli import options as shared
 from uniformer_bench.cli.options import common, seconds_of
 from uniformer_bench.cli.output import print_document, show_document
 
@@ -11,7 +12,7 @@ from uniformer_bench.cli.output import print_document, show_document
 @click.command()
 @common
 @click.argument("runs", nargs=-1, required=True, metavar="RUN...", type=click.Path(path_type=Path))
-@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
+@shared.reports
 @click.option("--redact", is_flag=True, help="Leave out sample clips, paths, host and user names.")
 def report(as_json: bool, debug: bool, seed: int, runs: tuple[Path, ...], reports: Path, redact: bool) -> None:
     """(Re)build the page of RUN, a folder of results; of several, one page that compares them."""
@@ -29,7 +30,7 @@ def report(as_json: bool, debug: bool, seed: int, runs: tuple[Path, ...], report
 @click.command()
 @common
 @click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
+@shared.reports
 @click.option("--budget", help="Time for all latencies, as 30s or 2m.  [default: 2s an architecture]")
 @click.option("--name", help="What to call this device.  [default: its processor's or GPU's name]")
 @click.option("--batch", type=click.IntRange(1), help="Clips at a time.  [default: the run's]")

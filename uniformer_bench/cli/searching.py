@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from uniformer_bench.cli import options as shared
 from uniformer_bench.cli.options import common, limits_of, listed, listing_options, loaded, seconds_of
 from uniformer_bench.cli.output import console, print_document
 
@@ -33,10 +34,10 @@ if TYPE_CHECKING:
 @click.option("--max-gmacs", type=float, help="Upper limit on MACs, in billions.")
 @click.option("--max-params-m", type=float, help="Upper limit on parameters, in millions.")
 @click.option("--sampler", default="model", show_default=True, help="model (ours), tpe, nsga2, gp or random.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@shared.device
+@shared.precision
 @click.option("--compile", "compiled", is_flag=True, help="Measure latency under torch.compile.")
-@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a GPU, or one a core]")
+@shared.workers
 @click.option(
     "--engine",
     type=click.Choice(["local", "ray"]),
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 )
 @click.option("--run", "run_name", help="The run's name.  [default: from the question asked]")
 @click.option("--results", type=click.Path(path_type=Path), default=Path("results"), show_default=True, help="Runs.")
-@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
+@shared.reports
 @click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
 @click.option(
     "--warm-start", type=click.Path(path_type=Path), help="A run, also of another device or data, to learn from."

@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from uniformer_bench.cli import options as shared
 from uniformer_bench.cli.options import common, limited, limits_of, listed, listing_options, loaded, loading_of
 from uniformer_bench.cli.output import console, print_document, show_document
 
@@ -28,8 +29,8 @@ from uniformer_bench.cli.output import console, print_document, show_document
 @click.option("--frames", type=click.IntRange(1), help="Frames of a clip.  [default: the variant's, the run's or 16]")
 @click.option("--size", type=click.IntRange(1), help="Height and width.  [default: the variant's, the run's or 224]")
 @click.option("--views", default="1x1", show_default=True, help="Moments x places of the test at the end, as 4x3.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--precision", default="fp32", show_default=True, help="fp32, bf16 or fp16.")
+@shared.device
+@shared.precision
 @click.option("--save-every", type=click.IntRange(1), help="Save every so many steps too, not only after an epoch.")
 @loaded
 @click.option("--dry-run", is_flag=True, help="Print the plan, train nothing.")
@@ -93,7 +94,7 @@ def _say(sentence: str) -> None:
 @click.option("--data", help="builtin, or a folder with a sub-folder per class.  [default: what it was trained on]")
 @click.option("--views", default="1x1", show_default=True, help="Moments x places, as 4x3.")
 @click.option("--split", type=click.Choice(["train", "validation", "test"]), default="test", show_default=True)
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@shared.device
 @loaded
 def test(
     as_json: bool,

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from uniformer_bench.cli import options as shared
 from uniformer_bench.cli.options import common, listed, listing_options
 from uniformer_bench.cli.output import print_document
 
@@ -21,12 +22,12 @@ from uniformer_bench.cli.output import print_document
     show_default=True,
     help="How many times as long as in the search.",
 )
-@click.option("--workers", type=click.IntRange(1), help="Worker processes.  [default: one a GPU, or one a core]")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@shared.workers
+@shared.device
 @click.option("--data", help="The run's clips, where they are not the built-in ones, as the search had them.")
 @listed
-@click.option("--cache", type=click.Path(path_type=Path), help="Decoded data.  [default: the user's cache folder]")
-@click.option("--reports", type=click.Path(path_type=Path), default=Path("reports"), show_default=True, help="Pages.")
+@shared.cache
+@shared.reports
 def fidelity(as_json: bool, debug: bool, **options: Any) -> None:
     """Train a sample of RUN's trials longer, and tell how far the short runs ranked them as the longer ones do.
 
