@@ -1,13 +1,13 @@
 """A real Chromium for the tests, driven from Python, with no network."""
 
-import os
+import functools
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pytest
+from tests.wanting import missing_unless_required
 
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-sync"
 
@@ -20,11 +20,7 @@ class Tab(NamedTuple):
     asked: list[str]
 
 
-def missing(what: str) -> None:
-    """Skips, or fails where a browser must be there."""
-    if os.environ.get("UBENCH_REQUIRE_BROWSER"):
-        pytest.fail(f"{what} is required here, and there is none")
-    pytest.skip(f"no {what} on this machine")
+missing = functools.partial(missing_unless_required, "UBENCH_REQUIRE_BROWSER")
 
 
 @contextmanager

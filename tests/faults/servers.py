@@ -1,5 +1,6 @@
 """A PostgreSQL server of the tests' own, which may be stopped and started, and small disks that fill up."""
 
+import functools
 import os
 import pwd
 import shutil
@@ -8,14 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
+from tests.wanting import missing_unless_required
 
-
-def missing(what):
-    """Skips, or fails where it must be there."""
-    if os.environ.get("UBENCH_REQUIRE_SERVERS"):
-        pytest.fail(f"{what} is required here, and there is none")
-    pytest.skip(f"no {what} on this machine")
+missing = functools.partial(missing_unless_required, "UBENCH_REQUIRE_SERVERS")
 
 
 class Server(NamedTuple):
