@@ -9,7 +9,6 @@ The space is search_spaces/paper_ablation.yaml (arXiv 2201.04676, table 4), its 
 
 import argparse
 import itertools
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 from samplers import interval
-from table import append, train
+from table import append, read_lines, train
 
 from uniformer_bench.data import load_clips
 from uniformer_bench.space import Candidate, Space, load_space
@@ -80,8 +79,7 @@ if __name__ == "__main__":
     parser.add_argument("--tell", action="store_true", help="print what the files have, train nothing")
     given = parser.parse_args()
     if given.tell:
-        texts = [path.read_text() for path in given.files]
-        print("\n".join(lines([json.loads(line) for text in texts for line in text.splitlines()])))
+        print("\n".join(lines([row for path in given.files for row in read_lines(path)])))
     else:
         part, parts = map(int, given.shard.split("/"))
         run(given.files[0], given.seeds, (part, parts))

@@ -23,7 +23,7 @@ from typing import Any
 
 import optuna
 import torch
-from table import append, latency
+from table import append, latency, read_lines
 
 from uniformer_bench.data import load_clips
 from uniformer_bench.data.clips import Clips
@@ -109,7 +109,7 @@ def run_loop(folder: Path, trials: int, seed: int) -> None:
 
 def read_loop(folder: Path, space: Space, classes: int) -> list[Row]:
     """The loop's trials, as records of a search have them."""
-    rows = [json.loads(line) for line in (folder / ROWS).read_text().splitlines()]
+    rows = read_lines(folder / ROWS)
     return [_row(space, classes, row["params"], row["finished_s"], row["accuracy"], None) for row in rows]
 
 
@@ -139,7 +139,7 @@ def with_latency(rows: Sequence[Row], folder: Path, space: Space, classes: int) 
     protocol = Protocol(device="cpu", frames=at.frames, size=at.size, batch=at.batch, threads=threads)
     specs = {row["candidate"].spec.id: row["candidate"] for row in rows}
     append(path, [(key, 0) for key in specs], lambda key, seed: latency(specs[key], protocol, classes, seed))
-    timed = {line["index"]: line["latency_ms"] for line in map(json.loads, path.read_text().splitlines())}
+    timed = {line["index"]: line["latency_ms"] for line in read_lines(path)}
     return [{**r, "metrics": r["metrics"] | {"latency": timed[r["candidate"].spec.id]}} for r in rows]
 
 

@@ -116,10 +116,14 @@ def latency(candidate: Candidate, protocol: Protocol, classes: int, seed: int) -
 # ---------------------------------------------------------------- files
 
 
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file with one as JSON a line."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
 def read_rows(folder: Path, kind: str) -> list[dict[str, Any]]:
     """Every row of the shards, in the order of the architectures; of a row that stands twice the later."""
-    lines = [line for path in sorted(folder.glob(f"{kind}_*.jsonl")) for line in path.read_text().splitlines()]
-    rows = [json.loads(line) for line in lines]
+    rows = [row for path in sorted(folder.glob(f"{kind}_*.jsonl")) for row in read_lines(path)]
     found = {(row["seed"], row["index"]): row for row in rows}
     return [found[key] for key in sorted(found)]
 
@@ -181,8 +185,7 @@ def _number(text: str) -> float | None:
 
 def append(path: Path, jobs: Sequence[tuple[Any, int]], work: Callable[[Any, int], Mapping[str, Any]]) -> None:
     """A line a job of (index, seed), but those that stand there."""
-    lines = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-    known = {(line["index"], line["seed"]) for line in lines}
+    known = {(row["index"], row["seed"]) for row in (read_lines(path) if path.exists() else [])}
     for index, seed in jobs:
         if (index, seed) not in known:
             row = {"index": index, "seed": seed, **work(index, seed)}

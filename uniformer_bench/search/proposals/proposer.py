@@ -79,7 +79,7 @@ class Proposer:
         rows = [self._row(found) for found in sample]
         self._standard = Standard(np.array([row.x for row in rows]))
         self._take(rows)
-        self._add(self._row_of(trial).found for trial in self._warm)
+        self._take(self._row_of(trial) for trial in self._warm)
         self._add(itertools.islice(draws, RARE * POOL) if len(self._rows) < POOL // RARE else ())
 
     def first(self, index: int) -> Suggestion | None:
