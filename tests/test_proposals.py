@@ -13,6 +13,7 @@ from uniformer_bench.cost import cost
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.pareto import Scale, hypervolume
+from uniformer_bench.search.proposals import gaussian
 from uniformer_bench.search.proposals.candidates import (
     QuasiRandom,
     neighbour,
@@ -189,7 +190,7 @@ def test_a_fit_that_fails_keeps_what_was(monkeypatch):
 
     before = Parameters.start(1)
     with monkeypatch.context() as patch:
-        patch.setattr(torch.optim.LBFGS, "step", failing)
+        patch.setattr(gaussian, "minimize", failing)
         process = Process(seen([[0.0], [1.0]], [0.0, 1.0]), 1, before)
     assert process.parameters is before
 

@@ -18,6 +18,7 @@ lower bound that knows no cache. Fused attention writes no affinity. Copies into
 import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import NamedTuple
 
@@ -69,11 +70,11 @@ class StageCost:
     grid: Triple
     blocks: tuple[BlockCost, ...]
 
-    @property
+    @cached_property
     def params(self) -> int:
         return sum(block.params for block in self.blocks)
 
-    @property
+    @cached_property
     def macs(self) -> int:
         return sum(block.macs for block in self.blocks)
 
@@ -105,11 +106,11 @@ class Cost:
     def _parts(self) -> Iterable[StageCost | BlockCost]:
         return (*self.stages, self.head)
 
-    @property
+    @cached_property
     def params(self) -> int:
         return sum(part.params for part in self._parts())
 
-    @property
+    @cached_property
     def macs(self) -> int:
         return sum(part.macs for part in self._parts())
 

@@ -12,6 +12,7 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,12 +32,13 @@ MEASURED = ("accuracy", "latency", "memory", "training_memory")  # what closed f
 MEASURABLE = (*MEASURED, "energy")  # the last only where a GPU counts it, so on request
 
 
-class Choice(NamedTuple):
+@dataclass(frozen=True)
+class Choice:
     """One of these values, as they stand in the file."""
 
     options: tuple[Any, ...]
 
-    @property
+    @cached_property
     def labels(self) -> tuple[str, ...]:
         """A short name for each option, as 3x5x5 for a tube: what storage and tables show."""
         return tuple(_label(option) for option in self.options)

@@ -199,7 +199,7 @@ class ArchSpec:
         """What stands before stage i: the stem for the first, else the downsampling."""
         return self.stem if i == 0 else self.downsample
 
-    @property
+    @functools.cached_property  # a search asks for it several times of thousands of candidates
     def resolved_stages(self) -> tuple[StageSpec, ...]:
         """The stages with the architecture's head_dim and mlp_ratio filled in where they are active."""
         return tuple(
@@ -268,14 +268,13 @@ class ArchSpec:
     def _canonical(self) -> dict[str, Any]:
         stages = []
         for stage in self.resolved_stages:
-            plain = dataclasses.asdict(stage)
-            plain["mlp_ratio"] = stage.hidden  # 4 and 4.0 are one architecture
+            plain = vars(stage) | {"mlp_ratio": stage.hidden}  # 4 and 4.0 are one architecture
             stages.append({key: value for key, value in plain.items() if value is not None})
         blocks = sum(stage.depth for stage in self.stages)
         return {
             "in_channels": self.in_channels,
-            "stem": dataclasses.asdict(self.stem),
-            "downsample": dataclasses.asdict(self.downsample) if len(self.stages) > 1 else None,
+            "stem": vars(self.stem),
+            "downsample": vars(self.downsample) if len(self.stages) > 1 else None,
             "drop_path": float(self.drop_path) if blocks > 1 else 0.0,
             "stages": stages,
         }

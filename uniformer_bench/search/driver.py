@@ -15,6 +15,7 @@ import optuna
 
 from uniformer_bench.data.clips import Clips
 from uniformer_bench.errors import SpecError
+from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.asking import Asker, known_of
@@ -152,7 +153,7 @@ class Search:
         """Runs until done; `on_change` is called after every trial and at least every half second."""
         self._sweep()
         executor = self._executor_of(len(self.means.devices), self.means.timeout_s, evaluate)
-        with self._signals():
+        with self._signals(), thread_count(1):  # a second one would take a worker's core for the sampler's small sums
             try:
                 reason = self._loop(executor, on_change)
             finally:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from scipy.optimize import minimize
 from torch import Tensor
 
 JITTER = 1e-4  # of the variance: numbers that agree to more than 1 % of their spread are rare
@@ -81,9 +82,8 @@ class Process:
         With `run` (N,): in what those runs will come to, luck included.
         """
         data, at = self._data, torch.from_numpy(np.ascontiguousarray(x))
-        outputs = torch.full((len(at),), output)
-        runs = torch.full((len(at),), -1) if run is None else torch.from_numpy(run)
-        cross = _covariance(self.parameters, (at, outputs, runs), (data.x, data.output, data.run))
+        runs = NO_RUN if run is None else torch.from_numpy(run)
+        cross = _covariance(self.parameters, (at, torch.tensor([output]), runs), (data.x, data.output, data.run))
         mean = cross @ self._weights
         spread = torch.linalg.solve_triangular(self._factor, cross.T, upper=False).square().sum(0)
         variance = (_prior(self.parameters, at, output, own=run is not None) - spread).clamp_min(1e-9)
@@ -104,18 +104,18 @@ def _tensors(seen: Seen, outputs: int) -> _Data:
     return _Data(x, output, run, torch.from_numpy(y), shift, scale)
 
 
-Place = tuple[Tensor, Tensor, Tensor]  # architectures, outputs, runs
+Place = tuple[Tensor, Tensor, Tensor]  # architectures, outputs, runs; one output or run is that of all
+NO_RUN = torch.tensor([-1])
 
 
 def _covariance(parameters: Parameters, a: Place, b: Place) -> Tensor:
-    linear, smooth, own = parameters.factors @ parameters.factors.mT
+    linear, smooth, own = (matrix[a[1]][:, b[1]] for matrix in parameters.factors @ parameters.factors.mT)
     width = max(1, a[0].shape[1])
     products = a[0] @ b[0].T / width
     squares = a[0].square().sum(1)[:, None] / width + b[0].square().sum(1)[None] / width - 2 * products
     near = torch.exp(-0.5 * squares.clamp_min(0) * torch.exp(-2 * parameters.log_length))
-    pairs = a[1][:, None], b[1][None]
     same = (a[2][:, None] == b[2][None]).double()
-    return linear[pairs] * products + smooth[pairs] * near + own[pairs] * same
+    return linear * products + smooth * near + own * same
 
 
 def _prior(parameters: Parameters, x: Tensor, output: int, *, own: bool) -> Tensor:
@@ -132,25 +132,25 @@ def _factor(parameters: Parameters, data: _Data) -> Tensor:
 
 def _fit(begin: Parameters, data: _Data) -> Parameters:
     """The parameters of the highest marginal likelihood times prior, near `begin`."""
-    factors = begin.factors.clone().requires_grad_()
-    log_length = begin.log_length.clone().requires_grad_()
     start = Parameters.start(begin.factors.shape[1])
-    optimiser = torch.optim.LBFGS([factors, log_length], max_iter=STEPS, line_search_fn="strong_wolfe")
 
-    def loss() -> Tensor:
-        optimiser.zero_grad()
-        now = Parameters(factors.tril(), log_length)
-        away = (now.factors - start.factors).square().sum() / 0.5**2 + log_length.square()
+    def loss(at: np.ndarray) -> tuple[float, np.ndarray]:
+        vector = torch.from_numpy(at).requires_grad_()
+        now = _unpacked(vector, begin.factors.shape)
+        away = (now.factors - start.factors).square().sum() / 0.5**2 + now.log_length.square()
         value = _negative_log_likelihood(now, data) + 0.5 * away
-        value.backward()  # type: ignore[no-untyped-call]
-        return value
+        return float(value.detach()), torch.autograd.grad(value, vector)[0].numpy()
 
+    packed = torch.cat([begin.factors.flatten(), begin.log_length[None]]).numpy()
     try:
-        optimiser.step(loss)  # type: ignore[no-untyped-call]
+        found = minimize(loss, packed, jac=True, method="L-BFGS-B", options={"maxiter": STEPS})
     except RuntimeError:  # not positive definite: too bold a step, and what was before will do
         return begin
-    found = Parameters(factors.detach().tril(), log_length.detach())
-    return found if all(bool(part.isfinite().all()) for part in (found.factors, found.log_length)) else begin
+    return _unpacked(torch.from_numpy(found.x), begin.factors.shape) if np.isfinite(found.x).all() else begin
+
+
+def _unpacked(vector: Tensor, shape: torch.Size) -> Parameters:
+    return Parameters(vector[:-1].reshape(shape).tril(), vector[-1])
 
 
 def _negative_log_likelihood(parameters: Parameters, data: _Data) -> Tensor:
