@@ -112,6 +112,12 @@ def loaded(command: Command) -> Command:
     return command
 
 
+def loading_options(options: dict[str, Any]) -> dict[str, Any]:
+    """More arguments of load_clips, beside those of the listing and the cache."""
+    names = {"stride": "data_stride", "max_bad": "max_bad", "cache_limit_gb": "cache_limit"}
+    return {argument: options[option] for argument, option in names.items()}
+
+
 def loading_of(options: dict[str, Any], watch: "Watch") -> "Loading":
     """The options of loading; `watch` is told how it goes."""
     from uniformer_bench.training.start import Loading

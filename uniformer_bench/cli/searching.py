@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from uniformer_bench.cli import options as shared
-from uniformer_bench.cli.options import common, limits_of, listed, listing_options, loaded, seconds_of
+from uniformer_bench.cli.options import common, limits_of, listed, listing_options, loaded, loading_options, seconds_of
 from uniformer_bench.cli.output import console, print_document
 
 if TYPE_CHECKING:
@@ -63,6 +63,11 @@ if TYPE_CHECKING:
 @click.option("--trial-timeout", type=click.FloatRange(min=0, min_open=True), help="Seconds a trial may take.")
 @click.option(
     "--warm-start", type=click.Path(path_type=Path), help="A run, also of another device or data, to learn from."
+)
+@click.option(
+    "--init",
+    type=click.Path(path_type=Path),
+    help="Weights that every architecture inherits from before its short run: official ones, or of `ubench train`.",
 )
 @click.option("--budget", help="Time to stop in, as 90s, 30m or 2h.")
 @click.option(
@@ -146,14 +151,10 @@ def _search_options(space: "Space", options: dict[str, Any]) -> Any:
         command=_command_line(),
         finalist_seeds=options["finalist_seeds"],
         warm_start=options["warm_start"],
+        init=options["init"],
         engine=options["engine"],
         ray_address=options["ray_address"],
-        data_options={
-            **listing_options(options),
-            "stride": options["data_stride"],
-            "max_bad": options["max_bad"],
-            "cache_limit_gb": options["cache_limit"],
-        },
+        data_options={**listing_options(options), **loading_options(options)},
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from uniformer_bench.cli import options as shared
-from uniformer_bench.cli.options import common, listed, listing_options
+from uniformer_bench.cli.options import common, listed, listing_options, loaded, loading_options
 from uniformer_bench.cli.output import print_document
 
 
@@ -26,7 +26,7 @@ from uniformer_bench.cli.output import print_document
 @shared.device
 @click.option("--data", help="The run's clips, where they are not the built-in ones, as the search had them.")
 @listed
-@shared.cache
+@loaded
 @shared.reports
 def fidelity(as_json: bool, debug: bool, **options: Any) -> None:
     """Train a sample of RUN's trials longer, and tell how far the short runs ranked them as the longer ones do.
@@ -36,7 +36,7 @@ def fidelity(as_json: bool, debug: bool, **options: Any) -> None:
     from uniformer_bench.search.fidelity import Options, run_fidelity
 
     asked = {key: options[key] for key in Options._fields if key in options}
-    more = {**listing_options(options), "stride": options["data_stride"]}
+    more = {**listing_options(options), **loading_options(options)}
     document = run_fidelity(Options(**asked, data_options=more), lambda line: click.echo(line, err=True))
     print_document(document, as_json, _text(document))
 

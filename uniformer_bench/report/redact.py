@@ -24,7 +24,7 @@ PATHS = (
     re.compile(r"(?<![\w<])(?:[A-Za-z]:)?\\[^\s'\",;]+"),  # C:\clips, \\host\share
     re.compile(r"(?<![\w/])(?:~|\.{1,2})?/[^\s'\",;:)]+"),  # /clips, ~/clips, ../clips
     re.compile(r"[\w.-]+(?:/[\w.-]+)*/[\w.-]*\.\w{2,5}\b"),  # clips/up/1.mp4
-    re.compile(r"\b[\w-]+\.(?:mp4|avi|mkv|webm|mov|mpe?g|ya?ml|csv|txt|db|pth|safetensors)\b", re.IGNORECASE),
+    re.compile(r"\b[\w-]+\.(?:mp4|avi|mkv|webm|mov|mpe?g|ya?ml|csv|txt|db|pth?|safetensors)\b", re.IGNORECASE),
 )
 BUILTIN = "builtin"
 

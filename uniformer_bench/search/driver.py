@@ -19,6 +19,7 @@ from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.asking import Asker, known_of
+from uniformer_bench.search.donors import Start
 from uniformer_bench.search.evaluate import LATENCY_BUDGET_S, Result, Task, evaluate, trained_spec, without_numbers
 from uniformer_bench.search.executors import Executor, LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
@@ -50,6 +51,7 @@ class Question(NamedTuple):
     protocol: Protocol
     seed: int
     sampler: str
+    start: Start | None = None  # the weights that every short run inherits from
 
 
 class Means(NamedTuple):
@@ -185,6 +187,7 @@ class Search:
             data=question.data,
             protocol=question.protocol,
             seed=question.seed,
+            start=question.start,
             seeds=means.finalist_seeds,
             places=places_of(means.devices, means.turns),
             training_threads=means.training_threads,
@@ -336,6 +339,7 @@ class Search:
             paused=self._checkpoint(number),
             resumed=flight.record is not None,
             latency_budget_s=BASELINE_S if flight.trial.user_attrs.get("baseline") else LATENCY_BUDGET_S,
+            start=question.start,
         )
 
     def _until(self, flight: Flight) -> float:

@@ -30,8 +30,10 @@ from uniformer_bench.model import build, clips_like
 from uniformer_bench.model.checkpoints import read_pickled, write_pickled
 from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.inference import for_inference
+from uniformer_bench.model.inheritance import inherit
 from uniformer_bench.model.uniformer import UniFormer
 from uniformer_bench.recipe import Recipe
+from uniformer_bench.search.donors import Start, donor_of
 from uniformer_bench.search.turns import Turns
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import ShortRun, to_input
@@ -59,6 +61,7 @@ class Task(NamedTuple):
     paused: Path | None = None  # where it lies while it pauses
     resumed: bool = False  # it has been measured, and goes on from there
     latency_budget_s: float = LATENCY_BUDGET_S
+    start: Start | None = None  # the weights that the short run inherits from
 
 
 class Result(NamedTuple):
@@ -132,6 +135,8 @@ def _evaluate(task: Task, turns: Turns, found: Result) -> None:
     if "accuracy" in task.measure:
         if task.trained != task.spec:
             model = build(task.trained, task.num_classes, task.protocol.implementation)
+        if task.start is not None:
+            inherit(model, donor_of(task.start))
         _learn(task, model, turns, found)
 
 

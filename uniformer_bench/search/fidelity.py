@@ -20,11 +20,13 @@ from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import finite, read_text, to_json, write_whole
 from uniformer_bench.measure.protocol import check_precision, default_threads, resolve_device, worker_devices
 from uniformer_bench.model import build
+from uniformer_bench.model.inheritance import inherit
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.report import write_report
 from uniformer_bench.report.fidelity import correlations
 from uniformer_bench.runs import Run, load_records
 from uniformer_bench.search.agreement import agreement, equal_cost_bands, stratified, top_share
+from uniformer_bench.search.donors import Start, donor_of
 from uniformer_bench.search.evaluate import trained_spec
 from uniformer_bench.search.proxies import PROXIES
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, places_of, retrained
@@ -178,9 +180,18 @@ def _terms(run: Run, options: Options) -> tuple[_Terms, Clips]:
     protocol = info["protocol"]
     lesson = Lesson(
         len(clips.classes), long, data, protocol["precision"], protocol["implementation"],
-        max(1, default_threads() // len(places)), test=False,
+        max(1, default_threads() // len(places)), test=False, start=_start(info),
     )  # fmt: skip
     return _Terms(space, short, long, info["seed"], lesson, places), clips
+
+
+def _start(info: Mapping[str, Any]) -> Start | None:
+    """The weights that the run's trainings began from. Raises UbenchError where they are no longer there."""
+    if "init" not in info:
+        return None
+    start = Start(Path(info["init"]["path"]), info["init"]["sha256"])
+    donor_of(start)
+    return start
 
 
 def _data(info: Mapping[str, Any], options: Options) -> dict[str, Any]:
@@ -207,7 +218,10 @@ def _proxies(record: Record, split: Split, terms: _Terms) -> dict[str, float | N
     clips = to_input(torch.from_numpy(split.clips[index]).to(device))
     labels = torch.from_numpy(split.labels[index]).to(device)
     torch.manual_seed(terms.seed)
-    model = build(_spec(record, terms), lesson.num_classes, lesson.implementation).to(device)
+    model = build(_spec(record, terms), lesson.num_classes, lesson.implementation)
+    if lesson.start is not None:
+        inherit(model, donor_of(lesson.start))
+    model.to(device)
     return {name: finite(proxy(model, clips, labels)) for name, proxy in PROXIES}
 
 

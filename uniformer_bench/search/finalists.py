@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from uniformer_bench.data.clips import Clips
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.search.contest import Contest, Times, measured
+from uniformer_bench.search.donors import Start
 from uniformer_bench.search.estimates import Estimate, SeedNoise, chances_on_front, mean_accuracy, seed_noise
 from uniformer_bench.search.evaluate import trained_spec
 from uniformer_bench.search.pareto import to_losses
@@ -42,6 +43,7 @@ class Terms(NamedTuple):
     places: tuple[Place, ...]  # one a worker
     training_threads: int
     timeout_s: float | None
+    start: Start | None = None  # the weights that their trainings inherit from
 
 
 class Clock(NamedTuple):
@@ -163,7 +165,8 @@ def _missing(row: Row, record: Record, terms: Terms) -> list[Training]:
 
 def _lesson(terms: Terms) -> Lesson:
     classes, recipe, protocol = len(terms.clips.classes), terms.space.recipe, terms.protocol
-    return Lesson(classes, recipe, terms.data, protocol.precision, protocol.implementation, terms.training_threads)
+    threads = terms.training_threads
+    return Lesson(classes, recipe, terms.data, protocol.precision, protocol.implementation, threads, start=terms.start)
 
 
 def _note(row: Row, seed: str, scores: Scores) -> None:

@@ -21,10 +21,11 @@ from uniformer_bench.files import read_text
 from uniformer_bench.measure.environment import environment
 from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, resolve_device, worker_devices
 from uniformer_bench.report import write_report
+from uniformer_bench.search.donors import Start, check_heir, start_from
 from uniformer_bench.search.driver import Before, Means, Progress, Question, Search, Stopped
 from uniformer_bench.search.evaluate import check_measurable
 from uniformer_bench.search.executors import Executor, LocalExecutor
-from uniformer_bench.search.feasible import check_feasible
+from uniformer_bench.search.feasible import check_feasible, sample_candidates
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.mending import mend, set_aside
 from uniformer_bench.search.pareto import Scale
@@ -61,6 +62,7 @@ class Options(NamedTuple):
     command: str
     finalist_seeds: int = 2
     warm_start: Path | None = None
+    init: Path | None = None
     engine: str = "local"
     ray_address: str | None = None
     data_options: Mapping[str, Any] = MappingProxyType({})  # more arguments of load_clips
@@ -147,7 +149,11 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
     )
     devices = worker_devices(device, options.workers)
     check_measurable(space.measure, devices)
-    question = Question(space, clips, arguments, protocol, options.seed, options.sampler)
+    start = start_from(options.init) if options.init else None
+    if start is not None:
+        for candidate in sample_candidates(space, 1, options.seed):
+            check_heir(start, candidate.trained, len(clips.classes))
+    question = Question(space, clips, arguments, protocol, options.seed, options.sampler, start)
     return question, devices, max(1, cores // len(devices))
 
 
@@ -169,7 +175,7 @@ def _identity(options: Options, question: Question) -> dict[str, Any]:
         "protocol": question.protocol.to_dict(),
         "device": environment()["cpu" if question.protocol.device == "cpu" else "gpu"],
         "seed": options.seed,
-    }
+    } | ({"init": question.start.sha256} if question.start else {})
 
 
 def _run_name(options: Options, question: Question, identity: Mapping[str, Any]) -> str:
@@ -231,13 +237,25 @@ def _info(
         "environment": environment(),
         "trials_asked": options.trials,
         "identity": dict(identity),
-        "notes": _notes(space),
-    } | {key: old[key] for key in ("fidelity",) if key in old}
+        "notes": _notes(question),
+        **_init(question.start),
+        **{key: old[key] for key in ("fidelity",) if key in old},
+    }
 
 
-def _notes(space: Space) -> list[str]:
+def _init(start: Start | None) -> dict[str, Any]:
+    """Where the short runs start from, for `ubench fidelity` to find it again."""
+    return {"init": {"path": str(start.path), "sha256": start.sha256}} if start else {}
+
+
+def _notes(question: Question) -> list[str]:
     """What the page must say could not be measured, or was measured otherwise than one would think."""
-    notes = []
+    space, start, notes = question.space, question.start, []
+    if start is not None:
+        notes.append(
+            f"Every training started from the weights in {start.path.name} (sha256 {start.sha256[:12]}), of which each "
+            "architecture inherits what it can."
+        )
     if space.architectures:
         notes.append(
             "Costs are those of the architectures at full scale; accuracy is that of a short run of the same "

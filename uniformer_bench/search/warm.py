@@ -47,7 +47,7 @@ def warm_start(run: Path, identity: Mapping[str, Any], space: Space) -> Warm:
 
 def _elsewhere(then: Mapping[str, Any], now: Mapping[str, Any]) -> frozenset[str]:
     """The metrics that were measured under other terms."""
-    learned = all(then.get(key) == now.get(key) for key in ("data", "recipe"))
+    learned = all(then.get(key) == now.get(key) for key in ("data", "recipe", "init"))
     measured = all(then.get(key) == now.get(key) for key in ("device", "protocol"))
     costs = () if measured else ("latency", "throughput", "memory", "training_memory", "energy")
     return frozenset((*(() if learned else ("accuracy",)), *costs))
