@@ -135,7 +135,7 @@ def search(contestant: Contestant, surrogate: Surrogate, seed: int, until_s: flo
             study._study.sampler = optuna.samplers.TPESampler(seed=seed)
         study.enqueue(space.baseline_picks())
         running = Search(
-            _question(space, contestant.sampler, seed),
+            question(space, contestant.sampler, seed),
             Means(("cpu",) * WORKERS, 1, Path(folder), Path(folder), PLENTY, None, None),
             study,
             Before(0.0, {}, Finalists([], None)),
@@ -148,7 +148,8 @@ def search(contestant: Contestant, surrogate: Surrogate, seed: int, until_s: flo
     return running.records
 
 
-def _question(space: Space, sampler: str, seed: int) -> Question:
+def question(space: Space, sampler: str, seed: int) -> Question:
+    """What a search of the space asks, without clips: nobody here trains."""
     at, clips = space.input, SimpleNamespace(classes=tuple(range(CLASSES)))
     protocol = Protocol(device="cpu", batch=at.batch, frames=at.frames, size=at.size)
     return Question(space, clips, {}, protocol, seed, sampler)  # type: ignore[arg-type]  # only classes are looked at

@@ -12,8 +12,9 @@ import torch
 from uniformer_bench.cost import cost
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
-from uniformer_bench.search.pareto import Scale, hypervolume
+from uniformer_bench.search.pareto import Scale, dominates, hypervolume
 from uniformer_bench.search.proposals import gaussian
+from uniformer_bench.search.proposals import proposer as module
 from uniformer_bench.search.proposals.candidates import (
     QuasiRandom,
     neighbour,
@@ -264,6 +265,50 @@ def reached(trials):
 def test_the_same_study_gets_the_same_suggestion(space):
     trials = trials_of(space, 21, depth_helps)
     assert Proposer(space, 5, 0).propose(trials, set(), SCALES) == Proposer(space, 5, 0).propose(trials, set(), SCALES)
+
+
+@pytest.fixture
+def fitted(monkeypatch):
+    """The runs that each model was made of, in the order they were made."""
+    made = []
+
+    def noting(seen, *arguments, **options):
+        made.append(seen.run.tolist())
+        return Process(seen, *arguments, **options)
+
+    monkeypatch.setattr(module, "Process", noting)
+    return made
+
+
+def test_of_many_trials_the_newest_the_front_and_an_even_share_make_the_model(space, fitted, monkeypatch):
+    monkeypatch.setattr(module, "MOST_TRIALS", 20)
+    trials = trials_of(space, 60, depth_helps)
+    proposer = Proposer(space, 5, 0)
+    proposer.propose(trials[:20], set(), SCALES)
+    assert fitted[-1] == list(range(20))
+    proposer.propose(trials, set(), SCALES)
+    older = {trial.number: (-trial.metrics["accuracy"], trial.metrics["macs"]) for trial in trials[:50]}
+    front = {n for n, point in older.items() if not any(dominates(other, point) for other in older.values())}
+    kept = fitted[-1]
+    assert kept == sorted(set(kept))
+    assert kept[-10:] == list(range(50, 60))
+    assert len(kept) == 20
+    assert len({older[n] for n in front} - {older[n] for n in kept if n in older}) == 0
+    assert min(kept) < 10  # not the newest alone
+
+
+def test_what_has_only_begun_makes_no_model_anew(space, fitted):
+    """So that many can be asked for at once; each is told from the others by what it is believed to come to."""
+    trials, proposer, taken = trials_of(space, 25, depth_helps), Proposer(space, 5, 0), set()
+    for number in range(100, 104):
+        found = proposer.propose(trials, taken, SCALES)
+        taken.add(found.candidate.spec.id)
+        closed = closed_form_metrics(cost_of(found.candidate.spec, space, 5))
+        trials.append(Known(number, found.params, closed))
+    assert len(taken) == 4
+    assert len(fitted) == 1
+    proposer.propose([*trials, trials_of(space, 26, depth_helps)[25]], taken, SCALES)
+    assert len(fitted) == 2
 
 
 def test_limits_that_closed_forms_know_are_never_broken(space):

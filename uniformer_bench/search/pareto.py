@@ -39,13 +39,15 @@ def dominates(a: Point, b: Point) -> bool:
 
 
 def front_of(points: Sequence[Point]) -> list[int]:
-    """Indices of the points that no other dominates; of equal points the first."""
-    kept = []
-    for i, point in enumerate(points):
-        beaten = any(dominates(other, point) or (other == point and j < i) for j, other in enumerate(points))
-        if not beaten:
+    """Indices of the points that no other dominates; of equal points the first.
+
+    In lexicographic order, where what dominates a point stands before it, so that each is compared to the front alone.
+    """
+    kept: list[int] = []
+    for i in sorted(range(len(points)), key=lambda i: (points[i], i)):
+        if not any(all(x <= y for x, y in zip(points[j], points[i], strict=True)) for j in kept):
             kept.append(i)
-    return kept
+    return sorted(kept)
 
 
 def hypervolume(points: Sequence[Point]) -> float:

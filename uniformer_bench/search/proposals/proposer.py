@@ -16,7 +16,7 @@ from scipy.stats import norm, qmc
 
 from uniformer_bench.metrics import LIMITS, broken_limit
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
-from uniformer_bench.search.pareto import Scale
+from uniformer_bench.search.pareto import Scale, front_of, to_losses
 from uniformer_bench.search.proposals.candidates import (
     QuasiRandom,
     Suggestion,
@@ -33,6 +33,7 @@ START, WARM_START = 20, 5  # suggestions of the quasi-random sequence, without a
 POOL, MOST = 1024, 2048  # candidates to begin with, and at most
 RARE = 8  # where less than one in so many keeps to the limits, so many times more are drawn
 PARENTS, CHILDREN = 6, 6  # each suggestion looks at so many neighbours of each of the best so many
+MOST_TRIALS = 512  # that a model is made of
 DRAWS = 16  # of what a candidate may come to
 REFIT = 10  # new values between two fits of a model's parameters, or an eighth of what it had where that is more
 CLOSED = ("params", "macs", "flops")  # what closed forms know
@@ -147,15 +148,15 @@ class Proposer:
 
     def _models(self, trials: Sequence[Known]) -> dict[str, Process]:
         """A model of every objective and limit that closed forms do not know, and of failures where there are any."""
-        if trials and list(trials) == self._last[0]:
+        told = [*self._warm, *_remembered([trial for trial in trials if _tells(trial)], self._space.objectives)]
+        if told and told == self._last[0]:  # what only began changes no model: many can be asked for at once
             return self._last[1]
         limited = [LIMITS[key].metric for key in self._space.constraints]
         keys = [key for key in dict.fromkeys((*self._space.objectives, *limited)) if key not in CLOSED]
-        told = [*self._warm, *trials]
         seen = {key: self._seen(key, told) for key in keys}
         if any(trial.failed for trial in told):
             seen[FAILURE] = self._seen(FAILURE, told)
-        self._last = list(trials), {key: self._fitted(key, values) for key, values in seen.items() if len(values.y)}
+        self._last = told, {key: self._fitted(key, values) for key, values in seen.items() if len(values.y)}
         return self._last[1]
 
     def _fitted(self, key: str, seen: Seen) -> Process:
@@ -236,6 +237,25 @@ class Proposer:
         if FAILURE in beliefs:
             allowed *= np.clip(1 - beliefs[FAILURE].mean, 0.0, 1.0)
         return allowed
+
+
+def _tells(trial: Known) -> bool:
+    """Whether anything is known of it that was not when it began."""
+    return trial.failed or bool(trial.rungs) or any(key not in CLOSED for key in trial.metrics)
+
+
+def _remembered(trials: Sequence[Known], objectives: Sequence[str]) -> list[Known]:
+    """What the models are made of, as their sums grow with its cube: all trials, or of many the newest, the front of
+    the others, and an even share of what is left."""
+    if len(trials) <= MOST_TRIALS:
+        return list(trials)
+    older, newest = trials[: -MOST_TRIALS // 2], trials[-MOST_TRIALS // 2 :]
+    ended = [trial for trial in older if trial.counts and all(key in trial.metrics for key in objectives)]
+    points = [to_losses(objectives, [trial.metrics[key] for key in objectives]) for trial in ended]
+    best = {ended[i].number for i in front_of(points)}
+    rest, room = [trial for trial in older if trial.number not in best], max(0, MOST_TRIALS // 2 - len(best))
+    kept = best | {rest[i * len(rest) // room].number for i in range(room)}
+    return [*(trial for trial in older if trial.number in kept), *newest]
 
 
 def _values(key: str, trial: Known) -> Iterator[tuple[int, float]]:
