@@ -21,17 +21,21 @@ def server():
 
 
 def test_a_search_waits_out_a_server_that_restarts_and_no_password_is_seen(folder, server):
-    search = start(folder, "--trials=12", "--run=served", faults={"quick": 0.5}, UBENCH_STORAGE=server.url)
+    at = {"UBENCH_STORAGE": server.url}
+    search = start(folder, "--trials=24", "--run=served", faults={"quick": 0.5}, **at)
     wait_for((folder / "reports" / "served.html").exists, "the study")
     wait_for(lambda: len(stored(folder, "served", server.url)) >= 3, "three trials")
     server.stop()
     time.sleep(AWAY_S)
     server.start()
+    wait_for(lambda: len(stored(folder, "served", server.url)) >= 12, "more trials")
+    _, refused = ended(start(folder, "--trials=24", "--run=served", f"--results={folder / 'other'}", **at), code=1)
+    assert "a study has one driver at a time" in refused  # which a server that restarts forgets by itself
     document, said = ended(search)
-    assert document["trials"]["total"] == 12, said
+    assert document["trials"]["total"] == 24, said
     assert "waiting for the storage: " in said
     assert "the storage answers again, after " in said
-    check_whole(folder, "served", 12, server.url)
+    check_whole(folder, "served", 24, server.url)
     files = [path for path in folder.rglob("*") if path.is_file() and "cache" not in path.parts]
     assert not [path for path in files if b"geheim" in path.read_bytes()]
     assert "geheim" not in said + json.dumps(document)

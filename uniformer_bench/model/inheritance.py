@@ -138,7 +138,12 @@ def _views(key: str, tensor: Tensor) -> Iterator[tuple[str, Tensor]]:
     elif module == "pos_embed" or (module == "attn" and what in ("weight", "bias")):
         yield f"{'dpe' if module == 'pos_embed' else 'tube'}.{what}", tensor
     elif what != "num_batches_tracked":
-        yield f"{_ROLES.get(module, module)}.{what}", tensor[(..., *(0,) * max(0, tensor.ndim - 2))]
+        yield f"{_ROLES.get(module, module)}.{what}", _pointwise(tensor)
+
+
+def _pointwise(tensor: Tensor) -> Tensor:
+    """(out, in, 1, 1, 1) as (out, in); what has fewer axes as it is."""
+    return _pointwise(tensor[..., 0]) if tensor.ndim > 2 else tensor
 
 
 _ROLES = {"conv1": "value", "conv2": "u", "attn.proj": "u", "t_attn.proj": "t_u", "mlp.fc1": "fc1", "mlp.fc2": "fc2"}

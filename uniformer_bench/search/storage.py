@@ -46,21 +46,50 @@ def open_storage(url: str) -> optuna.storages.RDBStorage:
     return storage
 
 
-def claim(storage: optuna.storages.RDBStorage, study: str) -> sqlalchemy.Connection | None:
-    """Takes the study on a PostgreSQL server for this process, until what this gives is closed or the process ends.
+class Claim:
+    """A study on a PostgreSQL server that this process drives alone, until this is closed or the process ends.
 
-    A server that restarts forgets it; the run's folder has a lock of its own against drivers that share the folder.
-    Raises UbenchError where another process has it.
+    The run's folder has a lock of its own, against drivers that share the folder.
     """
-    if storage.engine.dialect.name != "postgresql":
-        return None
-    key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:8], signed=True)
-    held = storage.engine.connect().execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open
-    if held.execute(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_lock(key))).scalar_one():
+
+    def __init__(self, storage: optuna.storages.RDBStorage, study: str) -> None:
+        self._engine, self._study = storage.engine, study
+        self._key = int.from_bytes(hashlib.sha256(study.encode()).digest()[:8], signed=True)
+        self._held: sqlalchemy.Connection | None = None
+        self.hold = _Patience(place_of(storage.url), _say).around(self._hold)
+        self.hold()
+
+    def _hold(self) -> None:
+        """Takes it, and takes it again from a server that has restarted, which forgets it. Raises UbenchError where
+        another process has it."""
+        if self._answers():
+            return
+        held = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")  # no transaction stays open
+        if not held.execute(sqlalchemy.select(sqlalchemy.func.pg_try_advisory_lock(self._key))).scalar_one():
+            held.close()
+            raise UbenchError(
+                f"a study has one driver at a time, and another is at work on {self._study!r} in its storage"
+            )
         held.detach()  # closed, it ends, in place of going back to the pool with the lock
-        return held
-    held.close()
-    raise UbenchError(f"a study has one driver at a time, and another is at work on {study!r} in its storage")
+        self._held = held
+
+    def _answers(self) -> bool:
+        try:
+            return self._held is not None and self._held.execute(sqlalchemy.select(1)).scalar_one() == 1
+        except DBAPIError:
+            self.close()
+            return False
+
+    def close(self) -> None:
+        """Lets go of it."""
+        if self._held is not None:
+            self._held.close()
+        self._held = None
+
+
+def claim(storage: optuna.storages.RDBStorage, study: str) -> Claim | None:
+    """Takes the study where its storage knows such claims. Raises UbenchError where another process has it."""
+    return Claim(storage, study) if storage.engine.dialect.name == "postgresql" else None
 
 
 def place_of(url: str) -> str:
@@ -84,8 +113,12 @@ def _with_driver(url: str) -> str:
     return f"postgresql+psycopg{mark}{rest}" if scheme in ("postgres", "postgresql") else url
 
 
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
 def _make_patient(storage: optuna.storages.RDBStorage, place: str) -> None:
-    patience = _Patience(place, lambda text: print(text, file=sys.stderr, flush=True))
+    patience = _Patience(place, _say)
     # the private ones are those by which Optuna's cache in front of a storage calls it
     private = ("_create_new_trial", "_get_trials", "_set_trial_param")
     public = (name for name, value in vars(optuna.storages.BaseStorage).items() if callable(value))

@@ -228,7 +228,12 @@ class Study:
         self._queued += 1
 
     def tell(self, trial: optuna.Trial, record: dict[str, Any], constraints: Mapping[str, float]) -> None:
-        """Stores a finished trial and teaches the sampler. A limit breaks by its relative excess."""
+        """Stores a finished trial and teaches the sampler. A limit breaks by its relative excess.
+
+        Raises UbenchError where another process has taken over the study meanwhile.
+        """
+        if self._claim:
+            self._claim.hold()
         trial.set_user_attr(RECORD, json.dumps(record, allow_nan=False))
         metrics = record["metrics"]
         for key, limit in constraints.items():
