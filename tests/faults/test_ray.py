@@ -20,6 +20,10 @@ from uniformer_bench.search.evaluate import Task, without_numbers
 
 __all__ = ["folder"]
 
+ABACUS = "UBENCH_TEST_DEVICE"  # in the environment of a node with another device
+if ABACUS in os.environ:
+    ray_executor._device_name = lambda device: os.environ[ABACUS]
+
 
 def misbehave(task):
     """A trial's work; runs on a node. The task's spec says how."""
@@ -33,7 +37,18 @@ def misbehave(task):
         before = task.paused.read_bytes() if task.resumed else b""
         task.paused.write_bytes(before + b"step ")
         return without_numbers("paused", f"with {task.training_threads} thread")
-    return without_numbers("complete", None)
+    return told(task) if task.spec == "told" else without_numbers("complete", None)
+
+
+def told(task):
+    """What was measured, by whether it was on the abacus; of trial 1 the latency is refused."""
+    at, asked, number = float(ABACUS in os.environ), set(task.measure), task.constraints["number"]
+    state = "infeasible" if "latency" in asked and number == 1 else "paused" if "accuracy" in asked else "complete"
+    if state == "paused":
+        time.sleep(1)  # so that the other trials begin elsewhere
+        task.paused.write_bytes(b"step")
+    found = without_numbers(state, f"{state} because")
+    return found._replace(metrics={key: at for key in asked if state != "infeasible" or key == "latency"})
 
 
 def task(how, **more):
@@ -96,10 +111,32 @@ def test_each_fault_is_one_trials_end_and_pauses_travel(executor, tmp_path):
     assert executor.stop() == ["hang"]
 
 
-def test_a_node_with_another_device_ends_the_search(executor, monkeypatch):
+def test_costs_that_no_node_can_measure_end_the_search(executor, monkeypatch):
+    monkeypatch.setattr(ray_executor, "_device_name", lambda device: "a loom")
+    assert outcome(executor, "nothing", measure=("accuracy", "memory")).state == "complete"
+    assert outcome(executor, "nothing", measure=("accuracy", "latency"), resumed=True).state == "complete"
+    with pytest.raises(UbenchError, match=r"costs must be measured on a loom, as the driver has it, got nodes with "):
+        outcome(executor, "nothing", measure=("accuracy", "latency"))
+
+
+def test_a_node_with_another_device_trains_and_one_with_the_drivers_measures(cluster, executor, monkeypatch, tmp_path):
+    """The driver has an abacus, as one node of the two; trials that begin on the other are measured there."""
+    node = cluster.add_node(num_cpus=2, env_vars={ABACUS: "an abacus"})
     monkeypatch.setattr(ray_executor, "_device_name", lambda device: "an abacus")
-    with pytest.raises(UbenchError, match=r"latency must be taken on one kind of device, got .* an abacus"):
-        outcome(executor, "nothing", measure=("latency",))
+    try:
+        wait_for(lambda: executor.free == 4, "the node")
+        costs = ("accuracy", "latency", "memory")
+        for number in range(4):
+            made = task("told", measure=costs, paused=tmp_path / f"{number}.pt", constraints={"number": number})
+            executor.submit(number, made)
+        found = {number: end_of(executor, number) for number in range(4)}
+    finally:
+        cluster.remove_node(node, allow_graceful=False)
+    trained = {result.metrics["accuracy"] for number, result in found.items() if number != 1}
+    assert trained == {0.0, 1.0}  # on either node
+    assert {result.metrics["latency"] for result in found.values()} == {1.0}
+    assert [result.state for result in found.values()] == ["paused", "infeasible", "paused", "paused"]
+    assert [(tmp_path / f"{number}.pt").exists() for number in range(4)] == [True, False, True, True]
 
 
 def test_ray_that_is_missing_is_named(monkeypatch):

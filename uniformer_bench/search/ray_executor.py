@@ -3,6 +3,9 @@
 What fails in a trial is its own end, as with the workers of this machine; what fails in a machine is not: a trial
 whose node dies runs again elsewhere. Code travels with the connection and paused trials with their tasks; clips are
 read or made where a task runs, by the arguments that the task carries.
+
+Costs are measured on one model of device, the driver's own. A node with another trains only: what it has trained is
+measured afterwards, on a node that has that model.
 """
 
 import functools
@@ -16,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import uniformer_bench
 from uniformer_bench.errors import UbenchError
@@ -36,22 +39,35 @@ QUIET = {
     "RAY_SCHEDULER_EVENTS": "0",
 }
 
-Sent = tuple[Result, bytes | None]  # and the file of a trial that pauses
+COSTS = {"latency", "energy"}  # what differs between models of device
 
 
-class OtherDeviceError(UbenchError):
-    """A node would time trials on another device than the study's."""
+class _Begun(NamedTuple):
+    """The first that a task gives: where it runs, and the model of the device there."""
+
+    node: str
+    model: str
+
+
+class _Ended(NamedTuple):
+    """What a task gives at its end. `file` is that of a trial that pauses; `measured` False where costs are wanted,
+    and the node has not the device for them."""
+
+    result: Result
+    file: bytes | None
+    measured: bool
 
 
 @dataclass
 class _Flight:
-    """A trial on its way: its task gives the name of its node first, and then what it came to."""
+    """A trial on its way. `trained` is what it came to where it has still to be measured."""
 
     key: Any
     task: Task
     moved: int = 0
     begun_s: float | None = None  # by the monotonic clock, when its node had begun
     node: str | None = None
+    trained: _Ended | None = None
 
 
 def ray_engine(address: str | None, most: int | None) -> Callable[..., "RayExecutor"]:
@@ -75,6 +91,8 @@ class RayExecutor:
     ) -> None:
         self._ray, self._timeout_s, self._work, self._most = _import_ray(), timeout_s, work, most
         self._running: dict[Any, _Flight] = {}  # by Ray's generator
+        self._unmeasured: list[_Flight] = []  # until a node is known that has the device
+        self._models: dict[str, str] = {}  # of devices, by node
         self._gpus = False  # known with the first task
         _connect(self._ray, address)
 
@@ -84,16 +102,18 @@ class RayExecutor:
         kind = "GPU" if self._gpus else "CPU"
         slots = int(self._ray.cluster_resources().get(kind, 0))
         idle = int(self._ray.available_resources().get(kind, 0))  # others may use the cluster too; it lags behind
-        least = 0 if self._running else 1  # it waits for a node: a search that can neither begin nor wait has ended
-        return max(least, min(idle, min(slots, self._most or slots) - len(self._running)))
+        flying = len(self._running) + len(self._unmeasured)
+        least = 0 if flying else 1  # it waits for a node: a search that can neither begin nor wait has ended
+        return max(least, min(idle, min(slots, self._most or slots) - flying))
 
     def submit(self, key: Any, task: Task) -> None:
         """Starts a trial, known as `key` until it is finished."""
         self._start(_Flight(key, task))
 
     def finished(self, wait_s: float) -> list[tuple[Any, Result]]:
-        """The trials that ended, after at most this wait for the first. Raises UbenchError where a node must not take
-        part."""
+        """The trials that ended, after at most this wait for the first. Raises UbenchError where no node has the
+        device that costs are measured on."""
+        self._measure_trained()
         if not self._running:
             time.sleep(wait_s)
             return []
@@ -111,21 +131,44 @@ class RayExecutor:
     def stop(self) -> list[Any]:
         """Ends all tasks at once; gives the keys of the trials that were cut short."""
         cut, self._running = self._running, {}
+        waiting, self._unmeasured = self._unmeasured, []
         for one in cut:
             self._ray.cancel(one, force=True)
         self._ray.wait(list(cut), num_returns=len(cut), timeout=STOP_S) if cut else None
         self._ray.shutdown()
-        return [flight.key for flight in cut.values()]
+        return [flight.key for flight in (*cut.values(), *waiting)]
 
-    def _start(self, flight: _Flight) -> None:
-        task = flight.task
+    def _start(self, flight: _Flight, node: str | None = None) -> None:
+        """Sends the task to this node, or where Ray will."""
+        task = _costs_alone(flight.task) if flight.trained else flight.task
         self._gpus = task.protocol.device != "cpu"
         held = task.paused.read_bytes() if task.resumed and task.paused and task.paused.exists() else None
         remote = self._ray.remote(_on_node).options(
-            num_cpus=1, num_gpus=int(self._gpus), max_retries=0, num_returns="streaming"
-        )
-        device = _device_name(task.protocol.device)
-        self._running[remote.remote(self._work, _for_node(task), held, device)] = flight
+            num_cpus=1, num_gpus=int(self._gpus), max_retries=0, num_returns="streaming",
+            scheduling_strategy=self._at(node) if node else None,
+        )  # fmt: skip
+        model = _device_name(task.protocol.device)
+        self._running[remote.remote(self._work, _for_node(task), held, model)] = flight
+
+    def _at(self, node: str) -> Any:
+        return self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
+
+    def _measure_trained(self) -> None:
+        """Sends what is trained and not measured to a node that can. Raises UbenchError where none can."""
+        alive = {known["NodeID"] for known in self._ray.nodes() if known["Alive"] and known["Resources"].get("CPU")}
+        while self._unmeasured:
+            flight = self._unmeasured[0]
+            wanted = _device_name(flight.task.protocol.device)
+            fitting = [node for node in alive if self._models.get(node) == wanted]
+            if not fitting:
+                if alive and alive <= self._models.keys():
+                    got = ", ".join(sorted({self._models[node] for node in alive}))
+                    raise UbenchError(f"costs must be measured on {wanted}, as the driver has it, got nodes with {got}")
+                return
+            self._start(self._unmeasured.pop(0), min(fitting, key=self._load))
+
+    def _load(self, node: str) -> int:
+        return sum(flight.node == node for flight in self._running.values())
 
     def _step(self, one: Any) -> Result | None:
         """What a trial has come to, or None: it has begun, or begins again elsewhere."""
@@ -133,20 +176,22 @@ class RayExecutor:
         try:
             told = self._ray.get(next(one))
         except errors.RayTaskError as error:
-            if isinstance(error.cause, OtherDeviceError):
-                raise UbenchError(str(error.cause)) from None
             return raised(error.cause)
         except errors.OutOfMemoryError as error:
             return without_numbers("oom", f"memory must suffice, got a worker that Ray ended: {one_line(error)}")
         except errors.RayError as error:
             return self._lost(one, error)
-        if isinstance(told, str):
-            flight.begun_s, flight.node = time.monotonic(), told
+        if isinstance(told, _Begun):
+            flight.begun_s, flight.node, self._models[told.node] = time.monotonic(), told.node, told.model
             return None
-        result, file = told
-        if file is not None and flight.task.paused is not None:
-            write_whole(flight.task.paused, file)
-        return result
+        if not told.measured and told.result.state in ("complete", "paused"):
+            self._unmeasured.append(_Flight(flight.key, flight.task, flight.moved, trained=told))
+            del self._running[one]
+            return None
+        ended = _both(flight.trained, told) if flight.trained else told
+        if ended.file is not None and ended.result.state == "paused" and flight.task.paused is not None:
+            write_whole(flight.task.paused, ended.file)
+        return ended.result
 
     def _lost(self, one: Any, error: Exception) -> Result | None:
         """A worker that died ends its trial; a node that died does not."""
@@ -156,7 +201,8 @@ class RayExecutor:
         if flight.moved == MOST_MOVED:
             return without_numbers("crashed", f"{MOST_MOVED + 1} nodes died while they evaluated it")
         del self._running[one]
-        self._start(_Flight(flight.key, flight.task, flight.moved + 1))
+        again = _Flight(flight.key, flight.task, flight.moved + 1, trained=flight.trained)
+        self._unmeasured.append(again) if again.trained else self._start(again)
         return None
 
     def _node_died(self, node: str | None, error: Exception) -> bool:
@@ -171,27 +217,45 @@ class RayExecutor:
         return timed_out(self._timeout_s)
 
 
-def _on_node(work: Callable[[Task], Result], task: Task, held: bytes | None, device: str) -> Iterator[str | Sent]:
-    """Runs on the node that Ray chose: gives the node's name, then what the trial came to."""
+def _on_node(work: Callable[[Task], Result], task: Task, held: bytes | None, model: str) -> Iterator[_Begun | _Ended]:
+    """Runs on the node that Ray chose: says which that is, then what the trial came to. `model` of device is wanted
+    where costs are measured; elsewhere only the rest of the task is done."""
     import ray
 
-    yield ray.get_runtime_context().get_node_id()
-    _check_device(task, device)
+    here = _device_name(task.protocol.device)
+    yield _Begun(ray.get_runtime_context().get_node_id(), here)
+    measured = here == model or task.resumed or not COSTS & set(task.measure)
     place = f"cuda-{ray.get_gpu_ids()[0]}" if ray.get_gpu_ids() else task.protocol.device
     task = task._replace(turns=device_turns(turns_folder(), place))
+    if not measured:
+        task = task._replace(measure=tuple(key for key in task.measure if key == "accuracy"))
     with tempfile.TemporaryDirectory(prefix="ubench-") as folder:
         paused = Path(folder) / (task.paused.name if task.paused else "none")
         if held is not None:
             paused.write_bytes(held)
         result = work(task._replace(paused=paused))
-        yield result, paused.read_bytes() if result.state == "paused" and paused.exists() else None
+        file = paused.read_bytes() if result.state == "paused" and paused.exists() else None
+        yield _Ended(result, file, measured)
 
 
-def _check_device(task: Task, device: str) -> None:
-    """Raises OtherDeviceError where a time taken here could not be compared with the study's."""
-    here = _device_name(task.protocol.device)
-    if {"latency", "energy"} & set(task.measure) and here != device:
-        raise OtherDeviceError(f"latency must be taken on one kind of device, got {here} in a study on {device}")
+def _costs_alone(task: Task) -> Task:
+    """What is left of a task that has been trained."""
+    return task._replace(measure=tuple(key for key in task.measure if key != "accuracy"))
+
+
+def _both(trained: _Ended, costs: _Ended) -> _Ended:
+    """A trial that was trained on one node and measured on another. What the measurement refuses is refused."""
+    first, second = trained.result, costs.result
+    how = (second.state, second.reason) if second.state != "complete" else (first.state, first.reason)
+    both = first._replace(
+        state=how[0],
+        reason=how[1],
+        metrics=first.metrics | second.metrics,
+        intervals=first.intervals | second.intervals,
+        seconds=second.seconds | first.seconds,
+        warnings=[*first.warnings, *second.warnings],
+    )
+    return trained._replace(result=both)
 
 
 @functools.cache
