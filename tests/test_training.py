@@ -25,8 +25,9 @@ from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.spec import ArchSpec, StageSpec
-from uniformer_bench.train import batches
+from uniformer_bench.train import MEAN, batches
 from uniformer_bench.training import mixing
+from uniformer_bench.training.augment import augmented
 from uniformer_bench.training.averaging import average_into, start_average
 from uniformer_bench.training.loop import finish, train
 from uniformer_bench.training.mixing import mix, random_crop
@@ -80,7 +81,9 @@ def interrupted_at(step):
     return told
 
 
-@pytest.mark.parametrize("changes", [{}, {"ema": 0, "precision": "bf16", "recompute": (1, 2)}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"ema": 0, "precision": "bf16", "recompute": (1, 2)}, {"randaugment": 2, "erasing": 0.5}]
+)
 def test_an_interrupted_training_goes_on_to_the_same_bits(tmp_path, changes):
     plan, clips = make_plan(**changes), make_clips()
     whole = train(plan, clips, tmp_path / "whole", world=ALONE)
@@ -138,6 +141,8 @@ def test_weights_to_start_from_come_from_any_checkpoint(tmp_path):
     [
         ({"mixup": -1}, "mixup must be from 0 to 100, got -1 in the plan"),
         ({"ema": 1}, "ema must be from 0 to 0.999999, got 1 in the plan"),
+        ({"randaugment": 2.5}, "randaugment must be a number of operations, got 2.5 in the plan"),
+        ({"magnitude": 11}, "magnitude must be from 0 to 10, got 11"),
         ({"zoom": 0.5}, "zoom must be from 1 to 2, got 0.5"),
         ({"precision": "fp8"}, "precision must be one of fp32, bf16, fp16, got 'fp8'"),
         ({"recompute": (3,)}, r"recompute must name stages from 1 to 2, got \(3,\)"),
@@ -203,6 +208,39 @@ def test_a_crop_moves_and_keeps_its_clip():
     assert corners == {(top, left) for top in range(3) for left in range(4)}
     top, left = divmod(int(cropped[0, 0, 0, 0, 0]), 8)
     assert torch.equal(cropped[0], clips[0, :, top : top + 4, left : left + 5])
+
+
+def test_augmentation_is_alike_in_all_frames_and_another_for_each_clip():
+    torch.manual_seed(0)
+    still = torch.randint(0, 256, (6, 1, 16, 16, 3), dtype=torch.uint8).expand(6, 4, 16, 16, 3).contiguous()
+    drawn = set()
+    for seed in range(12):
+        torch.manual_seed(seed)
+        found = augmented(still, 2, 7, 0.25)
+        assert (found.shape, found.dtype) == (still.shape, torch.uint8)
+        assert torch.equal(found, found[:, :1].expand_as(found))  # what stands still does so afterwards
+        drawn |= {float((a.float() - b.float()).abs().mean()) for a, b in zip(found, still, strict=True)}
+        torch.manual_seed(seed)
+        assert torch.equal(augmented(still, 2, 7, 0.25), found)
+    assert len(drawn) > 60  # 72 clips, nearly each changed in a way of its own
+    assert augmented(still, 0, 7, 0) is still
+
+
+def test_erasing_makes_a_box_grey_in_so_many_clips():
+    torch.manual_seed(0)
+    white = torch.full((200, 2, 16, 16, 3), 255, dtype=torch.uint8)
+    gone = (augmented(white, 0, 7, 0.25) == round(255 * MEAN)).all(-1)
+    assert gone.flatten(1).any(1).float().mean() == pytest.approx(0.25, abs=0.1)
+    for box in gone[gone.flatten(1).any(1)]:
+        down, across = (box[0].any(axis) for axis in (1, 0))
+        assert box[0].sum() == down.sum() * across.sum()  # a rectangle
+        assert torch.equal(box[0], box[1])
+
+
+def test_kornia_that_is_missing_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "kornia.augmentation", None)
+    with pytest.raises(UbenchError, match=r"need Kornia, got none; pip install 'uniformer_bench\[augment\]'"):
+        augmented(torch.zeros(1, 1, 4, 4, 3, dtype=torch.uint8), 0, 7, 0.123)
 
 
 def test_the_average_follows_its_formula():

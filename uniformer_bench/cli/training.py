@@ -24,7 +24,7 @@ from uniformer_bench.cli.output import console, print_document, show_document
 @click.option("--epochs", type=click.FloatRange(min=0, min_open=True), help="Passes over the clips.  [default: 110]")
 @click.option("--batch", type=click.IntRange(1), help="Clips of a step, over all GPUs.  [default: 32, or the run's]")
 @click.option("--lr", type=click.FloatRange(min=0, min_open=True), help="Highest rate.  [default: from the batch]")
-@click.option("--recipe", type=click.Path(path_type=Path), help="YAML with lr, mixup, ema, zoom and so on.")
+@click.option("--recipe", type=click.Path(path_type=Path), help="YAML with lr, mixup, erasing, ema, zoom and so on.")
 @click.option("--recompute", help="Stages that keep no activations, as 3,4: less memory, a third more time.")
 @click.option("--frames", type=click.IntRange(1), help="Frames of a clip.  [default: the variant's, the run's or 16]")
 @click.option("--size", type=click.IntRange(1), help="Height and width.  [default: the variant's, the run's or 224]")

@@ -18,6 +18,10 @@ from uniformer_bench.spec import ArchSpec
 PAPER = Recipe(epochs=110, batch=32, lr=1e-4, weight_decay=0.05, label_smoothing=0.1, warmup=10 / 110)
 SPLIT_SEED = 0  # clips are split as for a search, whatever the seed of the training
 FROM_SCRATCH_LR = 1e-3  # per batch of 32; the paper's rate is for weights that were trained on images
+RANGES = (
+    ("mixup", 0, 100), ("cutmix", 0, 100), ("randaugment", 0, 14), ("magnitude", 0, 10), ("erasing", 0, 1),
+    ("ema", 0, 0.999999), ("zoom", 1, 2),
+)  # fmt: skip
 RECIPE_KEYS = tuple(row.name for row in fields(Recipe))
 
 
@@ -26,10 +30,11 @@ class Plan:
     """What is trained, on which clips, and how.
 
     `recipe.batch` counts the clips of a step over all processes. `mixup` and `cutmix` are the alphas of their beta
-    distributions, 0 leaves one out. `ema` is the decay of the averaged weights that are tested and exported, 0 for
-    none. Clips are read at `zoom` times their size: training crops at random, a test in the centre or in several
-    places. `recompute` names the stages (from 1) whose activations are computed again in the backward pass.
-    `data_options` is what else load_clips is told, as plain data.
+    distributions, 0 leaves one out. `randaugment` is how many operations, of `magnitude` up to 10, a clip goes through,
+    `erasing` the share of clips that lose a box; 0 leaves either out. `ema` is the decay of the averaged weights that
+    are tested and exported, 0 for none. Clips are read at `zoom` times their size: training crops at random, a test in
+    the centre or in several places. `recompute` names the stages (from 1) whose activations are computed again in the
+    backward pass. `data_options` is what else load_clips is told, as plain data.
     """
 
     spec: ArchSpec
@@ -39,6 +44,9 @@ class Plan:
     recipe: Recipe = field(default=PAPER)
     mixup: float = 0.8
     cutmix: float = 1.0
+    randaugment: int = 0
+    magnitude: float = 7.0
+    erasing: float = 0.0
     ema: float = 0.9999
     zoom: float = 1.0
     recompute: tuple[int, ...] = ()
@@ -52,7 +60,9 @@ class Plan:
         object.__setattr__(self, "recompute", tuple(sorted(set(self.recompute))))
         if self.recipe.drop_path is not None:
             object.__setattr__(self, "spec", replace(self.spec, drop_path=self.recipe.drop_path))
-        for name, low, high in (("mixup", 0, 100), ("cutmix", 0, 100), ("ema", 0, 0.999999), ("zoom", 1, 2)):
+        if not isinstance(self.randaugment, int):
+            raise UbenchError(f"randaugment must be a number of operations, got {self.randaugment!r} in the plan")
+        for name, low, high in RANGES:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int | float) or not low <= value <= high:
                 raise UbenchError(f"{name} must be from {low} to {high}, got {value!r} in the plan")
@@ -88,7 +98,7 @@ class Plan:
         return cls(**given | {"spec": ArchSpec.from_dict(given["spec"]), "recipe": Recipe.from_dict(given["recipe"])})
 
 
-PLAN_KEYS = ("mixup", "cutmix", "ema", "zoom", "recompute")  # which a recipe file may set beside those of a recipe
+PLAN_KEYS = (*(name for name, _, _ in RANGES), "recompute")  # which a recipe file may set beside those of a recipe
 
 
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
@@ -114,7 +124,8 @@ def _check_keys(given: Mapping[str, Any], known: list[str]) -> None:
 def plan_text(plan: Plan) -> str:
     """A plan for a person, a line each."""
     recipe = plan.recipe
-    mixed = f"mixup {plan.mixup:g}, cutmix {plan.cutmix:g}, EMA {plan.ema:g}, zoom {plan.zoom:g}"
+    erased = f"RandAugment {plan.randaugment} x {plan.magnitude:g}, erasing {plan.erasing:g}"
+    mixed = f"mixup {plan.mixup:g}, cutmix {plan.cutmix:g}, {erased}, EMA {plan.ema:g}, zoom {plan.zoom:g}"
     return "\n".join(
         (
             f"architecture  {plan.spec.pattern} {plan.spec.id}, drop path {plan.spec.drop_path:g}",

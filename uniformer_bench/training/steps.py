@@ -16,6 +16,7 @@ from uniformer_bench.data.clips import Split
 from uniformer_bench.model.checkpoints import load_checkpoint
 from uniformer_bench.model.uniformer import UniFormer, build
 from uniformer_bench.train import DTYPES, learning_rate, optimiser_of, to_input
+from uniformer_bench.training.augment import augmented
 from uniformer_bench.training.averaging import Weights, average_into, start_average
 from uniformer_bench.training.mixing import mix, random_crop
 from uniformer_bench.training.plan import Plan
@@ -71,7 +72,7 @@ def restore(learner: Learner, weights: Weights, training: dict[str, Any]) -> Non
 def take_step(plan: Plan, learner: Learner, split: Split, index: Tensor, at: tuple[int, int], world: World) -> Tensor:
     """The loss of step `at[0]` of `at[1]` on the clips of `index`, of which every process takes its share."""
     step, steps = at
-    torch.manual_seed(_seed(plan.seed, step, world.rank))  # stochastic depth
+    torch.manual_seed(_seed(plan.seed, step, world.rank))  # augmentation and stochastic depth
     x, targets = batch_of(plan, learner.network.num_classes, split, index, step, world)
     for group in learner.optimiser.param_groups:
         group["lr"] = learning_rate(step, steps, plan.recipe)
@@ -91,13 +92,14 @@ def take_step(plan: Plan, learner: Learner, split: Split, index: Tensor, at: tup
 
 def batch_of(plan: Plan, classes: int, split: Split, index: Tensor, step: int, world: World) -> tuple[Tensor, Tensor]:
     """This process's share of the clips of `index`: (clips (B, 3, T, H, W), targets (B, classes)) on its device,
-    read, cropped, mirrored and mixed."""
+    read, cropped, augmented, mirrored and mixed."""
     index = index[world.rank :: world.size]
     generator = torch.Generator().manual_seed(_seed(plan.seed, step, world.rank))
     clips = random_crop(torch.from_numpy(split.clips[index.numpy()]), plan.size, generator)
     flip = torch.rand(len(index), generator=generator) < 0.5 if plan.recipe.flip else None
     labels = torch.from_numpy(split.labels[index.numpy()]).to(world.device)
-    x = to_input(clips.to(world.device), flip if flip is None else flip.to(world.device))
+    clips = augmented(clips.to(world.device), plan.randaugment, plan.magnitude, plan.erasing)
+    x = to_input(clips, flip if flip is None else flip.to(world.device))
     return mix(x, labels, classes, mixup=plan.mixup, cutmix=plan.cutmix, generator=generator)
 
 
