@@ -200,6 +200,8 @@ def test_a_learned_scale_that_the_heir_has_not_is_folded_in(stage):
         donor.blocks1[0].gamma_1.uniform_(0.5, 2)
     heir, _ = heir_of(spec_of(replace(stage, layer_scale=None)), donor)
     torch.testing.assert_close(answers(heir), answers(donor))
+    back, _ = heir_of(spec_of(replace(stage, layer_scale=1e-6)), heir)
+    torch.testing.assert_close(answers(back), answers(donor))
 
 
 def test_a_stem_of_another_depth_answers_alike_to_a_still_clip():

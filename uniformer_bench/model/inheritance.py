@@ -157,6 +157,8 @@ def _block(own: Weights, given: Weights, stages: tuple[StageSpec, StageSpec], ou
         index[kind] = _inner(_score(gifts, kind, giver.width), heir, giver, by)
     if "tube.weight" in parts and "tube.weight" not in gifts:
         _fill_with_mean(parts["tube.weight"], parts["tube.bias"])
+    for scale in {"gamma_1.scale", "gamma_2.scale"} & (parts.keys() - gifts.keys()):
+        parts[scale].fill_(1)  # or a branch that was trained without one would begin all but shut
     filled = 0
     for name in parts.keys() & gifts.keys():
         role, _, what = name.partition(".")
