@@ -8,6 +8,7 @@ import pytest
 
 from tests.make_run import make_run, save_run
 from tests.test_cli import ubench
+from uniformer_bench.report import insights as module
 from uniformer_bench.report.choices import choices
 from uniformer_bench.report.info import Axes, Trial
 from uniformer_bench.report.insights import LEAST_TRIALS, Estimate, insights, insights_of
@@ -94,6 +95,12 @@ PLANTED = {  # change: accuracy, latency
     "One more block in stage 1": (0.03, 0.0),
     "Leaving out the FFN in stage 1": (0.0, -0.1),
 }
+
+
+def test_an_effect_that_the_trials_all_but_do_not_tell_is_not_said(monkeypatch):
+    """Few trials may leave a change an interval of any width, which as a factor no number holds."""
+    monkeypatch.setattr(module, "_intervals", lambda x, y, contrasts: [(0.1, 800.0)] * len(contrasts))
+    assert insights(_trials(300, 0, _accuracy, _cost), AXES).found == ()
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -17,7 +18,9 @@ from tests.videos import write_video
 from uniformer_bench.data import digits
 from uniformer_bench.errors import NothingFeasibleError, UbenchError
 from uniformer_bench.metrics import broken_limit
+from uniformer_bench.search import session
 from uniformer_bench.search.feasible import check_feasible
+from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, sampler_of
 from uniformer_bench.space import parse_space
@@ -332,3 +335,19 @@ def test_an_unwritable_folder_is_named(folder):
         blocked.mkdir(mode=0o500)
         _, said = ubench(folder, "--results", str(blocked), code=1)
     assert "the run's folder must be writable" in said
+
+
+def test_a_page_that_cannot_be_drawn_ends_a_search_only_at_its_end(tmp_path, monkeypatch, capsys):
+    def broken(run, reports):
+        raise OverflowError("math range error")
+
+    monkeypatch.setattr(session, "write_report", broken)
+    page = session._Page(tmp_path, tmp_path, {"objectives": ["accuracy", "macs"]}, {})
+    none = Finalists([], "the search has not ended")
+    now = SimpleNamespace(records=[], finalists=none, elapsed_s=1.0, hypervolume=lambda: {"value": None})
+    page.refresh(now)
+    said = "the page is not written again before the end: OverflowError: math range error\n"
+    assert capsys.readouterr().err == said
+    assert json.loads((tmp_path / "run.json").read_text())["elapsed_s"] == 1.0
+    with pytest.raises(OverflowError):
+        page.write(now)

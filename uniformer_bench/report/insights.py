@@ -26,6 +26,7 @@ LEAST_TRIALS = 20
 TRIALS_A_COLUMN = 2  # of the regression, at least; else the choices below are left out, in this order
 LEFT_OUT = {"dpe_kernel": "DPE", "kernel": "tubes", "ffn": "FFN"}
 RESAMPLES = 500
+TOLD_WITHIN = 50.0  # on a logarithm: what may be a factor of e^50 is not told by the trials, and exp() of more fails
 CONFIDENCE = 0.975  # of one metric's intervals together; of quality's and cost's it is 95 %
 
 
@@ -153,7 +154,7 @@ def _fit(table: Choices, values: Sequence[float], key: str) -> _Fit:
     back = math.expm1 if is_relative(key) else float
     bounds = _intervals(np.asarray(table.rows), np.asarray(values), contrasts) if table.changes else ()
     for change, (effect, half) in zip(table.changes, bounds, strict=True):
-        if math.isfinite(half):
+        if abs(effect) + half < TOLD_WITHIN:
             found[change.words] = Estimate(back(effect), back(effect - half), back(effect + half))
             evidence[change.words] = abs(effect) / half if half > 0 else 0.0
     return _Fit(found, evidence)

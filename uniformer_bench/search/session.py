@@ -3,6 +3,7 @@
 import datetime
 import fcntl
 import json
+import math
 import sys
 import time
 from collections import Counter
@@ -281,8 +282,16 @@ class _Page:
     def refresh(self, search: Search) -> None:
         if len(search.records) == self._shown or time.monotonic() < self._files_due:
             return
-        write = self.write if time.monotonic() >= self._page_due else self._write_files
-        write(search)
+        if time.monotonic() < self._page_due:
+            self._write_files(search)
+            return
+        try:
+            self.write(search)
+        except UbenchError:
+            raise
+        except Exception as error:  # a page that cannot be drawn is no reason to stop measuring: the last one raises
+            self._page_due = math.inf
+            print(f"the page is not written again before the end: {type(error).__name__}: {error}", file=sys.stderr)
 
     def write(self, search: Search) -> None:
         begun = time.monotonic()
