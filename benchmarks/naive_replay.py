@@ -1,32 +1,30 @@
 """The comparison of naive.py over more seeds, replayed: nobody trains, accuracies and seconds are the surrogate's.
 
-    python benchmarks/naive_replay.py TABLE NAIVE RUN --seeds 5      about 4 minutes on one core
+    python benchmarks/naive_replay.py TABLE NAIVE RUN --seeds 5      about 10 minutes on one core
 
-TABLE is what the surrogate of the tiny space is fitted to (benchmarks/surrogate.py), NAIVE the folder of a loop that ran
-for real and RUN a search that did: they say how many times the surrogate's seconds each takes, on one machine and day,
-the reference operators of the loop included. The loop is Optuna's multi-objective TPE as it comes, two trials at a time,
-each trained in full; the search is `ubench search` as benchmarks/samplers.py replays it. Both hold so many trials.
+TABLE is what the surrogate of the tiny space is fitted to (benchmarks/surrogate.py), NAIVE the folder of a loop that
+ran for real and RUN a search that did: they say how many times the surrogate's seconds each takes, on one machine and
+day, the reference operators of the loop included. The loop is Optuna's multi-objective TPE as it comes, two trials at a
+time, each trained in full; the search is `ubench search` as benchmarks/samplers.py replays it. Both hold as many.
 
 Compared is what both would hand out by a time: as they saw it themselves, and at what its members are truly worth.
 """
 
 import argparse
-import heapq
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import optuna
 import torch
 from naive import PROCESSES, ROWS, reached_s, volume_at
-from samplers import CONTESTANTS, LOOK_S, SPACE, search, true_metrics, true_scales
+from samplers import CONTESTANTS, LOOK_S, SPACE, search, stock_loop, true_metrics, true_scales
 from surrogate import Surrogate, fit
 from table import read_lines, read_table
 
 from uniformer_bench.runs import load_records
 from uniformer_bench.search.pareto import Scale
-from uniformer_bench.search.study import COUNTED, optuna_pick
+from uniformer_bench.search.study import COUNTED
 from uniformer_bench.space import stored_pick
 from uniformer_bench.spec import ArchSpec
 
@@ -47,28 +45,6 @@ def search_times(surrogate: Surrogate, run: Path) -> float:
     ended = [record for record in load_records(run).trials if record["state"] == "complete"]
     took_s = sum(record["seconds"]["train"] + record["seconds"]["accuracy"] for record in ended)
     return took_s / sum(surrogate.means(ArchSpec.from_dict(record["spec"])).seconds(1.0) for record in ended)
-
-
-def looped(surrogate: Surrogate, trials: int, seed: int, times: float) -> list[Row]:
-    """The loop's trials, as records of a search have them."""
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=seed)
-    study = optuna.create_study(directions=["maximize", "minimize"], sampler=sampler)
-    running: list[tuple[float, int, optuna.Trial, ArchSpec]] = []
-    rows, now = list[Row](), 0.0
-    for number in range(trials + PROCESSES):
-        if len(running) == PROCESSES or number >= trials:
-            now, _, trial, spec = heapq.heappop(running)
-            found = surrogate.training(spec, 0)
-            study.tell(trial, (found.accuracy, found.latency_ms))
-            metrics = {"accuracy": found.accuracy, "latency": found.latency_ms}
-            rows.append({"state": "complete", "finished_s": now, "metrics": metrics, "spec": spec.to_dict()})
-        if number < trials:
-            trial = study.ask()
-            spec = SPACE.candidate(optuna_pick(trial)).trained
-            end = now + times * surrogate.training(spec, 0).seconds(1.0)
-            heapq.heappush(running, (end, number, trial, spec))
-    return rows
 
 
 def searched(surrogate: Surrogate, trials: int, seed: int, times: float) -> list[Row]:
@@ -97,18 +73,24 @@ def main(table: Path, folder: Path, run: Path, seeds: int, trials: int) -> None:
     torch.set_num_threads(1)
     surrogate = fit(read_table(table))
     scales, slow, quick = true_scales(surrogate), loop_times(surrogate, folder), search_times(surrogate, run)
-    print(f"the loop takes {slow:.2f} times the surrogate's seconds, the search {quick:.2f} times; {trials} trials each")
-    shares: dict[str, list[float]] = {"as seen": [], "truly": []}
+    factors = f"the loop takes {slow:.2f} times the surrogate's seconds, the search {quick:.2f} times"
+    print(f"{factors}; {trials} trials each")
+    shares: dict[str, list[float]] = {"as seen": [], "truly": []}  # endless where the search never had as much
     for seed in range(seeds):
-        loop, found = looped(surrogate, trials, seed, slow), searched(surrogate, trials, seed, quick)
+        loop, found = (
+            stock_loop(surrogate, seed, trials=trials, times=slow, look_s=0.0),
+            searched(surrogate, trials, seed, quick),
+        )
         pairs = {"as seen": (loop, found), "truly": (truly(loop, surrogate), truly(found, surrogate))}
         for name, (one, other) in pairs.items():
             ends = [volume_at(rows, float("inf"), SPACE.objectives, scales) for rows in (one, other)]
             part = share(one, other, scales)
             shares[name].append(float("inf") if part is None else part)
-            print(f"seed {seed}, {name:8} loop {ends[0]:.4f}, search {ends[1]:.4f}, in {shares[name][-1]:.3f} of the time")
+            at = f"in {shares[name][-1]:.3f} of the time"
+            print(f"seed {seed}, {name:8} loop {ends[0]:.4f}, search {ends[1]:.4f}, {at}", flush=True)
     for name, parts in shares.items():
-        print(f"{name}: median {statistics.median(parts):.3f} of the loop's time, from {min(parts):.3f} to {max(parts):.3f}")
+        middle, low, high = statistics.median(parts), min(parts), max(parts)
+        print(f"{name}: median {middle:.3f} of the loop's time, from {low:.3f} to {high:.3f}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
     python benchmarks/samplers.py results/2026-11-23_tiny_table/table.csv --seeds 20      about 40 minutes on one core
 
 The searches are those of `ubench search` itself, driver, study and rungs; only the workers are replayed, two of them,
-which answer by the surrogate and take the seconds that it says. A budget is so many evaluations' worth: the mean time
-of a full training and its measurement, of a random architecture.
+which answer by the surrogate and take the seconds that it says. Stock TPE is replayed as the plain loop that it comes
+as, two trials at a time, which trains again what it suggests again. A budget is so many evaluations' worth: the mean
+time of a full training and its measurement, of a random architecture.
 
 Shown is the share of the scaled box (accuracy from chance to 1, latency on a logarithm) that is dominated by the front
 that a search would hand over, at what its members are truly worth; beside it, what the search saw of it itself, which
@@ -39,7 +40,7 @@ from uniformer_bench.search.evaluate import Result, Task
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.run_files import complete, front, hypervolume_of, scales_of
-from uniformer_bench.search.study import Study
+from uniformer_bench.search.study import Study, optuna_pick
 from uniformer_bench.space import Space, random_pick, stored_pick
 from uniformer_bench.spec import ArchSpec
 
@@ -55,7 +56,7 @@ class Contestant(NamedTuple):
     name: str
     sampler: str
     halving: Halving
-    stock: bool = False  # Optuna's own settings of TPE
+    stock: bool = False  # Optuna's own settings of TPE, in a loop of its own
 
 
 NO_RUNGS = Halving()
@@ -128,11 +129,11 @@ def replayed(surrogate: Surrogate, task: Task) -> Result:
 
 def search(contestant: Contestant, surrogate: Surrogate, seed: int, until_s: float) -> list[dict[str, Any]]:
     """The records of a search up to this time of its own clock."""
+    if contestant.stock:
+        return stock_loop(surrogate, seed, until_s=until_s, training_seed=seed)
     space, replay = replace(SPACE, halving=contestant.halving), Replay(surrogate, WORKERS)
     with tempfile.TemporaryDirectory() as folder:
         study = Study(f"sqlite:///{folder}/study.db", "replay", space.objectives, contestant.sampler, seed)
-        if contestant.stock:
-            study._study.sampler = optuna.samplers.TPESampler(seed=seed)
         study.enqueue(space.baseline_picks())
         running = Search(
             question(space, contestant.sampler, seed),
@@ -146,6 +147,36 @@ def search(contestant: Contestant, surrogate: Surrogate, seed: int, until_s: flo
         except _OverError:
             pass
     return running.records
+
+
+def stock_loop(
+    surrogate: Surrogate,
+    seed: int,
+    *,
+    trials: float = math.inf,
+    until_s: float = math.inf,
+    training_seed: int = 0,
+    times: float = 1.0,
+    look_s: float = LOOK_S,
+) -> list[dict[str, Any]]:
+    """Optuna's multi-objective TPE as it comes: its trials as records, up to so many or to a time. A trial takes
+    `look_s` and `times` the surrogate's seconds of a training."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    study = optuna.create_study(directions=["maximize", "minimize"], sampler=optuna.samplers.TPESampler(seed=seed))
+    running: list[tuple[float, int, optuna.Trial, ArchSpec]] = []
+    rows, now = list[dict[str, Any]](), 0.0
+    while len(rows) < trials and now <= until_s:
+        if len(running) == WORKERS:
+            now, _, trial, spec = heapq.heappop(running)
+            found = surrogate.training(spec, training_seed)
+            study.tell(trial, (found.accuracy, found.latency_ms))
+            metrics = {"accuracy": found.accuracy, "latency": found.latency_ms}
+            rows.append({"state": "complete", "finished_s": now, "metrics": metrics, "spec": spec.to_dict()})
+        trial = study.ask()
+        spec = SPACE.candidate(optuna_pick(trial)).trained
+        took_s = look_s + times * surrogate.training(spec, training_seed).seconds(1.0)
+        heapq.heappush(running, (now + took_s, trial.number, trial, spec))
+    return rows
 
 
 def question(space: Space, sampler: str, seed: int) -> Question:
