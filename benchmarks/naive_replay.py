@@ -77,10 +77,8 @@ def main(table: Path, folder: Path, run: Path, seeds: int, trials: int) -> None:
     print(f"{factors}; {trials} trials each")
     shares: dict[str, list[float]] = {"as seen": [], "truly": []}  # endless where the search never had as much
     for seed in range(seeds):
-        loop, found = (
-            stock_loop(surrogate, seed, trials=trials, times=slow, look_s=0.0),
-            searched(surrogate, trials, seed, quick),
-        )
+        loop = stock_loop(surrogate, seed, trials=trials, times=slow, look_s=0.0)
+        found = searched(surrogate, trials, seed, quick)
         pairs = {"as seen": (loop, found), "truly": (truly(loop, surrogate), truly(found, surrogate))}
         for name, (one, other) in pairs.items():
             ends = [volume_at(rows, float("inf"), SPACE.objectives, scales) for rows in (one, other)]
