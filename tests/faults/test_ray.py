@@ -133,6 +133,7 @@ def test_a_node_with_another_device_trains_and_one_with_the_drivers_measures(clu
         wait_for(lambda: found.update(executor.finished(0.2)) or len(found) == 4, "all four")
     finally:
         cluster.remove_node(node, allow_graceful=False)
+    assert len(found) == 4
     trained = {result.metrics["accuracy"] for number, result in found.items() if number != 1}
     assert trained == {0.0, 1.0}  # on either node
     assert {result.metrics["latency"] for result in found.values()} == {1.0}

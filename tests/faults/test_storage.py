@@ -226,6 +226,7 @@ def test_a_server_that_restarts_is_waited_for(server, capsys):
     assert "the storage answers again, after " in said
     assert "geheim" not in said
     assert study.records() == [*kept, new]
+    study.close()
     assert study_at(server.url).records() == [*kept, new]
 
 

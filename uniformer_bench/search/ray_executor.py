@@ -154,17 +154,16 @@ class RayExecutor:
         return self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
 
     def _measure_trained(self) -> None:
-        """Sends what is trained and not measured to a node that can. Raises UbenchError where none can."""
-        alive = {known["NodeID"] for known in self._ray.nodes() if known["Alive"] and known["Resources"].get("CPU")}
-        while self._unmeasured:
-            flight = self._unmeasured[0]
-            wanted = _device_name(flight.task.protocol.device)
-            fitting = [node for node in alive if self._models.get(node) == wanted]
+        """Sends what is trained and not measured to a node that can, or that nobody knows yet. Raises UbenchError where
+        none is left."""
+        kind = "GPU" if self._gpus else "CPU"
+        nodes = [known["NodeID"] for known in self._ray.nodes() if known["Alive"] and known["Resources"].get(kind)]
+        while nodes and self._unmeasured:
+            wanted = _device_name(self._unmeasured[0].task.protocol.device)
+            fitting = [node for node in nodes if self._models.get(node, wanted) == wanted]
             if not fitting:
-                if alive and alive <= self._models.keys():
-                    got = ", ".join(sorted({self._models[node] for node in alive}))
-                    raise UbenchError(f"costs must be measured on {wanted}, as the driver has it, got nodes with {got}")
-                return
+                got = ", ".join(sorted({self._models[node] for node in nodes}))
+                raise UbenchError(f"costs must be measured on {wanted}, as the driver has it, got nodes with {got}")
             self._start(self._unmeasured.pop(0), min(fitting, key=self._load))
 
     def _load(self, node: str) -> int:
@@ -185,7 +184,8 @@ class RayExecutor:
             flight.begun_s, flight.node, self._models[told.node] = time.monotonic(), told.node, told.model
             return None
         if not told.measured and told.result.state in ("complete", "paused"):
-            self._unmeasured.append(_Flight(flight.key, flight.task, flight.moved, trained=told))
+            trained = flight.trained or told  # it may have been sent to a node that was not known
+            self._unmeasured.append(_Flight(flight.key, flight.task, flight.moved, trained=trained))
             del self._running[one]
             return None
         ended = _both(flight.trained, told) if flight.trained else told
