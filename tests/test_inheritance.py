@@ -294,7 +294,7 @@ def test_a_config_beside_weights_must_be_ours(tmp_path):
 # ---------------------------------------------------------------- a search from them
 
 
-def test_a_trial_and_a_finalist_start_from_the_weights(task, tmp_path, monkeypatch):  # noqa: F811
+def test_a_trial_and_a_finalist_start_from_the_weights(task, tmp_path, monkeypatch):  # noqa: F811  # the fixture
     """Of a donor that tells light from dark a run of next to no rate is as good as it; from nothing it is not."""
     barely = replace(task.recipe, lr=1e-12, epochs=1)
     learned = evaluate_and_keep(task, tmp_path, monkeypatch)
@@ -309,7 +309,7 @@ def test_a_trial_and_a_finalist_start_from_the_weights(task, tmp_path, monkeypat
     assert again().validation == 1.0
 
 
-def evaluate_and_keep(task, folder, monkeypatch):  # noqa: F811
+def evaluate_and_keep(trial, folder, monkeypatch):
     """The accuracy of a trial, whose weights are written to a folder as `ubench export` does."""
     with monkeypatch.context() as patch:
         kept, advanced = [], evaluating._advanced
@@ -319,7 +319,7 @@ def evaluate_and_keep(task, folder, monkeypatch):  # noqa: F811
             return kept[-1]
 
         patch.setattr(evaluating, "_advanced", keeping)
-        found = evaluate(task._replace(measure=("accuracy",)))
+        found = evaluate(trial._replace(measure=("accuracy",)))
     save_file(kept[0].model.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"spec": task.trained.to_dict()}))
+    (folder / "config.json").write_text(json.dumps({"spec": trial.trained.to_dict()}))
     return found.metrics["accuracy"]

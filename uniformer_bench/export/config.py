@@ -4,15 +4,28 @@ Weights in model.safetensors and everything else in config.json is the layout th
 names that they show. Pixels are RGB, 0 to 1 before the mean is taken off.
 """
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import uniformer_bench
+from uniformer_bench.errors import UbenchError
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import DEVIATION, MEAN
 
 FILE = "config.json"
 WEIGHTS = "model.safetensors"
+
+
+@contextmanager
+def ours(path: Path) -> Iterator[None]:
+    """Around the reading of a config.json: turns what another's breaks at into a UbenchError that names the file."""
+    try:
+        yield
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise UbenchError(f"{path} must be what `ubench export` writes, got {error!r}") from None
 
 
 def make_config(

@@ -9,7 +9,7 @@ import torch
 
 from uniformer_bench.data.video import UnreadableError, read_clip
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.export.config import FILE, WEIGHTS
+from uniformer_bench.export.config import FILE, WEIGHTS, ours
 from uniformer_bench.files import read_text
 from uniformer_bench.model.checkpoints import read_checkpoint
 from uniformer_bench.model.uniformer import UniFormer, build
@@ -28,11 +28,9 @@ class Exported(NamedTuple):
 def load_exported(folder: str | Path) -> Exported:
     """The model in a folder that `ubench export` made. Raises UbenchError where there is none, or no weights."""
     folder = Path(folder)
-    try:
+    with ours(folder / FILE):
         config = json.loads(read_text(folder / FILE))
         spec, classes = ArchSpec.from_dict(config["spec"]), int(config["num_labels"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UbenchError(f"{folder / FILE} must be what `ubench export` writes, got {error!r}") from None
     if not (folder / WEIGHTS).exists():
         raise UbenchError(f"{folder} must hold {WEIGHTS}, got an architecture without trained weights")
     model = build(spec, classes)

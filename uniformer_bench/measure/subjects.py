@@ -22,7 +22,7 @@ from uniformer_bench.model import build, clips_like
 from uniformer_bench.model.checkpoints import load_checkpoint, open_checkpoint
 from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.inference import for_inference
-from uniformer_bench.model.weights import assumed_head_dim, spec_from_state_dict
+from uniformer_bench.model.weights import spec_from_state_dict
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.variants import find_variant
 
@@ -30,7 +30,7 @@ Run = Callable[[], object]
 
 CHECKPOINT_SUFFIXES = (".pth", ".pt", ".safetensors")
 SPEC_SUFFIXES = (".yaml", ".yml")
-USUAL, USUAL_HEAD_DIM = "s", 64  # whose clips are taken where nothing else is known; of the paper's models
+USUAL = "s"  # whose clips are taken where nothing else is known
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
 
@@ -104,9 +104,9 @@ def named_subject(variant: str | None, spec_file: Path | None, checkpoint: Path 
 
 def _weights_alone(text: str, path: Path, settings: Mapping[str, Any]) -> Subject:
     """The architecture read off a file of weights, its head_dim by the name of a released file, or else 64."""
-    opened, head_dim = open_checkpoint(path), assumed_head_dim(path.name) or USUAL_HEAD_DIM
+    opened = open_checkpoint(path)
     try:
-        found = spec_from_state_dict(opened.weights, head_dim=head_dim, filename=path.name)
+        found = spec_from_state_dict(opened.weights, filename=path.name)
     except SpecError as error:
         raise UbenchError(f"{path} alone makes no architecture: {error}; name its variant or spec too") from None
     row, of_images = find_variant(USUAL), found.spec.stem.kernel[0] == 1

@@ -40,7 +40,16 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     read, is damaged, is none of these, calls for code or holds anything but tensors by name.
     """
     path = Path(path)
-    content = _safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
+    return checkpoint_in(path, read_content(path))
+
+
+def read_content(path: Path) -> object:
+    """What a file of weights holds, whichever of the two kinds it is."""
+    return _safetensors(path) if path.suffix == ".safetensors" else read_pickled(path)
+
+
+def checkpoint_in(path: Path, content: object) -> Checkpoint:
+    """The weights in what a file held; `path` names it in errors."""
     weights, container_notes = _unpacked(path, content)
     weights, prefix_notes = _without_prefixes(path, weights)
     return Checkpoint(weights, container_notes + prefix_notes)

@@ -17,6 +17,7 @@ from uniformer_bench.files import nearest
 from uniformer_bench.model.uniformer import UniFormer
 from uniformer_bench.spec import VIDEO_DOWNSAMPLE, ArchSpec, PatchSpec, StageSpec, Triple
 
+USUAL_HEAD_DIM = 64  # of the paper's models
 AUX_HEAD = "aux_head."  # what the image models trained with token labelling have beside the classifier
 
 # What the released files were trained with, the first row that matches: the factories in Sense-X/UniFormer,
@@ -114,13 +115,17 @@ def head_dim_notes(head_dims: Iterable[int], filename: str | None = None) -> tup
     return (f"head_dim {has}, as the official {filename} was trained with",)
 
 
-def spec_from_state_dict(weights: Mapping[str, Tensor], *, head_dim: int = 64, filename: str | None = None) -> Inferred:
+def spec_from_state_dict(
+    weights: Mapping[str, Tensor], *, head_dim: int | None = None, filename: str | None = None
+) -> Inferred:
     """The architecture of weights under official names, 2D or 3D, read off names and shapes.
 
-    Not in them, so assumed: head_dim; strides equal to the kernel in space (2 where convolutions overlap) and in
-    time 2 at a stem deeper than one frame, else 1; no stochastic depth; layer scale from 1e-6. The first block
-    speaks for its stage: the strict loader finds what differs. Raises UbenchError for names of another family.
+    Not in them, so assumed: head_dim, by the name of a released file or else 64; strides equal to the kernel in space
+    (2 where convolutions overlap) and in time 2 at a stem deeper than one frame, else 1; no stochastic depth; layer
+    scale from 1e-6. The first block speaks for its stage: the strict loader finds what differs. Raises UbenchError for
+    names of another family.
     """
+    head_dim = head_dim or assumed_head_dim(filename or "") or USUAL_HEAD_DIM
     foreign = [name for name in weights if name.startswith(("cls_token", "norm_cls.", "cls_upsample."))]
     count = len({name.split(".")[0] for name in weights if name.startswith("patch_embed")})
     if foreign or not count:

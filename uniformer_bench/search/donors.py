@@ -14,16 +14,15 @@ import torch
 
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.export.config import FILE as CONFIG
+from uniformer_bench.export.config import ours
 from uniformer_bench.files import read_text
 from uniformer_bench.model import build
-from uniformer_bench.model.checkpoints import open_checkpoint, read_pickled
+from uniformer_bench.model.checkpoints import checkpoint_in, read_content
 from uniformer_bench.model.inheritance import inherit
 from uniformer_bench.model.uniformer import UniFormer
-from uniformer_bench.model.weights import assumed_head_dim, load_weights, spec_from_state_dict
+from uniformer_bench.model.weights import load_weights, spec_from_state_dict
 from uniformer_bench.spec import ArchSpec
-from uniformer_bench.training.saved import FORMAT, read_saved
-
-HEAD_DIM = 64  # of the official video models; weights do not tell
+from uniformer_bench.training.saved import saved_in
 
 
 class Start(NamedTuple):
@@ -38,9 +37,15 @@ def start_from(path: Path) -> Start:
     return Start(path.resolve(), _sha256(path))
 
 
+def begin(model: UniFormer, start: Start | None) -> None:
+    """Has `model`, on the CPU, inherit from the weights to start from; without any it stays as it is."""
+    if start is not None:
+        inherit(model, donor_of(start))
+
+
 def check_heir(start: Start, spec: ArchSpec, num_classes: int) -> None:
     """Raises UbenchError where `spec` cannot inherit from that file."""
-    inherit(build(spec, num_classes), donor_of(start))
+    begin(build(spec, num_classes), start)
 
 
 @functools.cache
@@ -57,14 +62,11 @@ def donor_of(start: Start) -> UniFormer:
 
 
 def _read(path: Path) -> UniFormer:
-    if path.suffix != ".safetensors":
-        content = read_pickled(path)
-        if isinstance(content, dict) and content.get("format") == FORMAT:
-            return read_saved(path).build()
-    weights = open_checkpoint(path).weights
-    spec = _exported_spec(path)
-    if spec is None:
-        spec = spec_from_state_dict(weights, head_dim=assumed_head_dim(path.name) or HEAD_DIM).spec
+    content = read_content(path)
+    if (saved := saved_in(content)) is not None:
+        return saved.build()
+    weights = checkpoint_in(path, content).weights
+    spec = _exported_spec(path) or spec_from_state_dict(weights, filename=path.name).spec
     donor = build(spec, len(weights["head.weight"]) if "head.weight" in weights else 1)
     load_weights(donor, weights, filename=path.name)
     return donor.eval()
@@ -75,10 +77,8 @@ def _exported_spec(path: Path) -> ArchSpec | None:
     config = path.parent / CONFIG
     if path.suffix != ".safetensors" or not config.exists():
         return None
-    try:
+    with ours(config):
         return ArchSpec.from_dict(json.loads(read_text(config))["spec"])
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
-        raise UbenchError(f"{config} must be what `ubench export` writes, got {error!r}") from None
 
 
 def _sha256(path: Path) -> str:

@@ -30,10 +30,9 @@ from uniformer_bench.model import build, clips_like
 from uniformer_bench.model.checkpoints import read_pickled, write_pickled
 from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.inference import for_inference
-from uniformer_bench.model.inheritance import inherit
 from uniformer_bench.model.uniformer import UniFormer
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.search.donors import Start, donor_of
+from uniformer_bench.search.donors import Start, begin
 from uniformer_bench.search.turns import Turns
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import ShortRun, to_input
@@ -135,8 +134,7 @@ def _evaluate(task: Task, turns: Turns, found: Result) -> None:
     if "accuracy" in task.measure:
         if task.trained != task.spec:
             model = build(task.trained, task.num_classes, task.protocol.implementation)
-        if task.start is not None:
-            inherit(model, donor_of(task.start))
+        begin(model, task.start)
         _learn(task, model, turns, found)
 
 

@@ -20,13 +20,12 @@ from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import finite, read_text, to_json, write_whole
 from uniformer_bench.measure.protocol import check_precision, default_threads, resolve_device, worker_devices
 from uniformer_bench.model import build
-from uniformer_bench.model.inheritance import inherit
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.report import write_report
 from uniformer_bench.report.fidelity import correlations
 from uniformer_bench.runs import Run, load_records
 from uniformer_bench.search.agreement import agreement, equal_cost_bands, stratified, top_share
-from uniformer_bench.search.donors import Start, donor_of
+from uniformer_bench.search.donors import Start, begin, donor_of
 from uniformer_bench.search.evaluate import trained_spec
 from uniformer_bench.search.proxies import PROXIES
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, places_of, retrained
@@ -219,8 +218,7 @@ def _proxies(record: Record, split: Split, terms: _Terms) -> dict[str, float | N
     labels = torch.from_numpy(split.labels[index]).to(device)
     torch.manual_seed(terms.seed)
     model = build(_spec(record, terms), lesson.num_classes, lesson.implementation)
-    if lesson.start is not None:
-        inherit(model, donor_of(lesson.start))
+    begin(model, lesson.start)
     model.to(device)
     return {name: finite(proxy(model, clips, labels)) for name, proxy in PROXIES}
 

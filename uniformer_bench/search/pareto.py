@@ -45,7 +45,7 @@ def front_of(points: Sequence[Point]) -> list[int]:
     """
     kept: list[int] = []
     for i in sorted(range(len(points)), key=lambda i: (points[i], i)):
-        if not any(all(x <= y for x, y in zip(points[j], points[i], strict=True)) for j in kept):
+        if not any(points[j] == points[i] or dominates(points[j], points[i]) for j in kept):
             kept.append(i)
     return sorted(kept)
 

@@ -13,9 +13,8 @@ import torch
 from uniformer_bench.measure.accuracy import accuracy
 from uniformer_bench.measure.memory import is_out_of_memory
 from uniformer_bench.model import build
-from uniformer_bench.model.inheritance import inherit
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.search.donors import Start, donor_of
+from uniformer_bench.search.donors import Start, begin
 from uniformer_bench.search.evaluate import Result, clips_of, turns_of
 from uniformer_bench.search.executors import LocalExecutor
 from uniformer_bench.search.turns import device_turns
@@ -84,8 +83,7 @@ def train_again(task: tuple[Training, Lesson, Place]) -> Scores:
         with turns.working():
             torch.manual_seed(training.seed)
             model = build(training.spec, lesson.num_classes, lesson.implementation)
-            if lesson.start is not None:
-                inherit(model, donor_of(lesson.start))
+            begin(model, lesson.start)
             outcome = short_run(
                 model, clips.train, lesson.recipe,
                 device=place.device, precision=lesson.precision, seed=training.seed, at_step=turns.offer,

@@ -152,8 +152,8 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
     check_measurable(space.measure, devices)
     start = start_from(options.init) if options.init else None
     if start is not None:
-        for candidate in sample_candidates(space, 1, options.seed):
-            check_heir(start, candidate.trained, len(clips.classes))
+        (candidate,) = sample_candidates(space, 1, options.seed)
+        check_heir(start, candidate.trained, len(clips.classes))
     question = Question(space, clips, arguments, protocol, options.seed, options.sampler, start)
     return question, devices, max(1, cores // len(devices))
 

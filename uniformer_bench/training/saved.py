@@ -50,8 +50,15 @@ def write_saved(path: Path, saved: Saved) -> None:
 def read_saved(path: Path) -> Saved:
     """The training in a file, or in the checkpoint.pt of a folder. Raises UbenchError where there is none."""
     path = path / FILE if path.is_dir() else path
-    content = read_pickled(path)
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    saved = saved_in(read_pickled(path))
+    if saved is None:
         raise UbenchError(f"{path} must be a checkpoint of `ubench train`, got another file")
+    return saved
+
+
+def saved_in(content: object) -> Saved | None:
+    """The training in what a file held; None where that is none."""
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        return None
     rest: dict[str, Any] = {key: content.get(key) for key in Saved._fields}
     return Saved(**rest | {"plan": Plan.from_dict(content["plan"]), "classes": tuple(content["classes"])})
