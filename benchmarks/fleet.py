@@ -13,24 +13,18 @@ what is lost by deciding before the others have answered.
 """
 
 import argparse
-import heapq
-import itertools
 import statistics
-import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from samplers import CONTESTANTS, SPACE, question, replayed, true_scales, worth
+from samplers import CONTESTANTS, Replay, searching, true_scales, worth
 from surrogate import Surrogate, fit
 from table import read_table
 
-from uniformer_bench.search.driver import Before, Means, Search
 from uniformer_bench.search.evaluate import Result, Task
-from uniformer_bench.search.finalists import Finalists
-from uniformer_bench.search.study import Study
 
 SIZES = ((2, 200), (10, 200), (100, 500), (1000, 2000))  # workers, and trials: at least two for each worker
 DEFAULT = CONTESTANTS[-1]
@@ -38,42 +32,34 @@ COLUMNS = {"workers": 8, "trials": 8, "hours": 8, "busy": 10, "driver": 10, "ms/
 
 
 class Fleet:
-    """Workers that answer by the surrogate, on a clock that the driver's own work moves too. Does as LocalExecutor."""
+    """Replayed workers, on whose clock the driver's own work goes too. Does as LocalExecutor."""
 
     def __init__(self, surrogate: Surrogate, workers: int, times: float) -> None:
-        self.now = self.worked_s = self.driver_s = 0.0
-        self._surrogate, self._workers, self._times = surrogate, workers, times
-        self._at_work: list[tuple[float, int, int, Result]] = []
-        self._order, self._mark = itertools.count(), time.process_time()
+        self.replay, self.driver_s, self._mark = Replay(surrogate, workers, times), 0.0, time.process_time()
 
     @property
     def free(self) -> int:
-        return self._workers - len(self._at_work)
+        return self.replay.free
 
     def submit(self, number: int, task: Task) -> None:
-        """Begins a trial, whose end is known at once and told in its time."""
+        """Begins a trial; to find out what it comes to costs the driver nothing."""
         self._charge()
-        result = replayed(self._surrogate, task)
-        took_s = self._times * sum(result.seconds.values())
-        self.worked_s += took_s
-        heapq.heappush(self._at_work, (self.now + took_s, next(self._order), number, result))
+        self.replay.submit(number, task)
         self._mark = time.process_time()
 
     def finished(self, wait_s: float) -> list[tuple[int, Result]]:
         """All trials that have ended while the driver was busy, or the one that ends next."""
         self._charge()
-        self.now = max(self.now, self._at_work[0][0])
-        ended = []
-        while self._at_work and self._at_work[0][0] <= self.now:
-            ended.append(heapq.heappop(self._at_work))
-        return [(number, result) for _, _, number, result in ended]
+        return self.replay.finished(wait_s)
 
     def stop(self) -> list[int]:
-        return [number for _, _, number, _ in self._at_work]
+        return self.replay.stop()
 
     def _charge(self) -> None:
         now = time.process_time()
-        self.now, self.driver_s, self._mark = self.now + now - self._mark, self.driver_s + now - self._mark, now
+        took_s, self._mark = now - self._mark, now
+        self.driver_s += took_s
+        self.replay.now += took_s
 
 
 class Simulated(NamedTuple):
@@ -91,20 +77,12 @@ class Simulated(NamedTuple):
 def simulated(surrogate: Surrogate, workers: int, trials: int, times: float, seed: int) -> Simulated:
     """A whole search, without its finalists."""
     fleet = Fleet(surrogate, workers, times)
-    with tempfile.TemporaryDirectory() as folder:
-        study = Study(f"sqlite:///{folder}/study.db", "fleet", SPACE.objectives, DEFAULT.sampler, seed)
-        study.enqueue(SPACE.baseline_picks())
-        search = Search(
-            question(SPACE, DEFAULT.sampler, seed),
-            Means(("cpu",) * workers, 1, Path(folder), Path(folder), trials, None, None),
-            study,
-            Before(0.0, {}, Finalists([], None)),
-            clock=lambda: fleet.now,
-        )
+    replay = fleet.replay
+    with searching(DEFAULT, seed, clock=lambda: replay.now, workers=workers, trials=trials) as search:
         search._loop(fleet, lambda now: None)
-    true = worth(search.records, fleet.now, surrogate, true_scales(surrogate)).true
-    busy, driver = fleet.worked_s / (workers * fleet.now), fleet.driver_s / fleet.now
-    return Simulated(workers, trials, fleet.now / 3600, busy, driver, 1000 * fleet.driver_s / trials, true)
+    true = worth(search.records, replay.now, surrogate, true_scales(surrogate)).true
+    busy, driver = replay.worked_s / (workers * replay.now), fleet.driver_s / replay.now
+    return Simulated(workers, trials, replay.now / 3600, busy, driver, 1000 * fleet.driver_s / trials, true)
 
 
 def line(rows: Sequence[Simulated], beside: Sequence[float]) -> str:
@@ -120,9 +98,7 @@ def main(table: Path, times: float, seeds: int) -> None:
     torch.set_num_threads(1)
     surrogate = fit(read_table(table))
     print(f"{times:g} times the seconds of a trial of the tiny space, {seeds} seeds")
-    print(
-        f"{'workers':>8}{'trials':>8}{'hours':>8}{'busy':>10}{'driver':>10}{'ms/trial':>10}{'front':>10}{'of two':>10}"
-    )
+    print("".join(f"{name:>{width}}" for name, width in COLUMNS.items()))
     two: dict[int, list[float]] = {}
     for workers, trials in SIZES:
         if trials not in two:

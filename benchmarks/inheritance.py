@@ -12,12 +12,11 @@ are over architectures, of differences paired by architecture; those of tau by b
 import argparse
 import math
 import statistics
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from scipy.stats import t as student
+from samplers import interval
 
 from uniformer_bench.data import load_clips
 from uniformer_bench.errors import UbenchError
@@ -55,22 +54,12 @@ def trained(run: Run, arm: Arm, start: Start) -> dict[int, float]:
         info["protocol"]["precision"], "fast", 1, test=False, start=start if arm.inherits else None,
     )  # fmt: skip
     wanted = {point["trial"] for point in info["fidelity"]["points"]}
-    asked = [
-        Training(
-            r["number"], trained_spec(space.candidate(stored_pick(r["params"])).trained, recipe), info["seed"] + 1, 0.0
-        )
-        for r in run.trials
-        if r["number"] in wanted
-    ]
+    sample = {r["number"]: space.candidate(stored_pick(r["params"])) for r in run.trials if r["number"] in wanted}
+    seed = info["seed"] + 1
+    asked = [Training(number, trained_spec(each.trained, recipe), seed, 0.0) for number, each in sample.items()]
     places = places_of(worker_devices("cpu", None), turns_folder())
     found = retrained(asked, lesson, places, timeout_s=None, left_s=lambda: math.inf, poll=lambda: True)
     return {trial: each.validation for (trial, _), each in found.scores.items() if each.validation is not None}
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval, by Student's t."""
-    half = student.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return statistics.mean(values), float(half)
 
 
 def lines(rows: dict[str, dict[int, float]], longer: dict[int, float]) -> list[str]:
@@ -80,12 +69,11 @@ def lines(rows: dict[str, dict[int, float]], longer: dict[int, float]) -> list[s
         f"{len(trials)} architectures",
         f"{'':20}{'accuracy':>9}{'more than from nothing':>25}   tau with the longer",
     ]
+    whole = rows[WHOLE.name]
     for name, found in rows.items():
-        more, half = (
-            interval([found[trial] - rows[WHOLE.name][trial] for trial in trials]) if name != WHOLE.name else (0, 0)
-        )
+        more, half = interval([found[trial] - whole[trial] for trial in trials])
+        beside = "" if found is whole else f"{100 * more:+.1f} ± {100 * half:.1f} points"
         card = agreement([found[trial] for trial in trials], [longer[trial] for trial in trials], seed=0)
-        beside = "" if name == WHOLE.name else f"{100 * more:+.1f} ± {100 * half:.1f} points"
         mean = statistics.mean(found[trial] for trial in trials)
         out.append(f"{name:20}{100 * mean:8.1f} %{beside:>24}   {_tau(card)}")
     return out

@@ -14,6 +14,7 @@ measured again by one protocol for all (fast operators, alone), and against MACs
 
 import argparse
 import json
+import math
 import multiprocessing
 import statistics
 import time
@@ -156,6 +157,16 @@ def reached_s(
     return next((at for at in times if volume_at(rows, at, objectives, scales) >= level), None)
 
 
+def overtaken(
+    loop_rows: Sequence[Row], search_rows: Sequence[Row], objectives: Sequence[str], scales: Mapping[str, Scale]
+) -> tuple[float, float | None]:
+    """When the loop first had what it ended with, and when the search had as much; None if never."""
+    last = volume_at(loop_rows, math.inf, objectives, scales)
+    first, there = (reached_s(rows, last, objectives, scales) for rows in (loop_rows, search_rows))
+    assert first is not None, "the loop reaches its own end"
+    return first, there
+
+
 def lines(loop_rows: Sequence[Row], search_rows: Sequence[Row], cost: str, classes: int) -> list[str]:
     """The hypervolume of both over time, and when one had what the other ended with."""
     objectives = ("accuracy", cost)
@@ -166,11 +177,9 @@ def lines(loop_rows: Sequence[Row], search_rows: Sequence[Row], cost: str, class
         at = max(ends) * part / PARTS
         found = [volume_at(rows, at, objectives, scales) for rows in (loop_rows, search_rows)]
         out.append(f"{at:8.0f}{found[0]:9.4f}{found[1]:9.4f}")
-    last = volume_at(loop_rows, ends[0], objectives, scales)
-    there = reached_s(search_rows, last, objectives, scales)
+    first, there = overtaken(loop_rows, search_rows, objectives, scales)
     if there is None:
         return [*out, f"the search never had what the loop had after {ends[0]:.0f} s"]
-    first = reached_s(loop_rows, last, objectives, scales) or ends[0]
     return [
         *out,
         f"what the loop had after {first:.0f} s the search had after {there:.0f} s: {there / first:.2f} of the time",

@@ -11,13 +11,14 @@ Compared is what both would hand out by a time: as they saw it themselves, and a
 """
 
 import argparse
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from naive import PROCESSES, ROWS, reached_s, volume_at
+from naive import PROCESSES, ROWS, overtaken, volume_at
 from samplers import CONTESTANTS, LOOK_S, SPACE, search, stock_loop, true_metrics, true_scales
 from surrogate import Surrogate, fit
 from table import read_lines, read_table
@@ -61,12 +62,10 @@ def truly(rows: Sequence[Row], surrogate: Surrogate) -> list[Row]:
     return [{**row, "metrics": true_metrics(surrogate, row["spec"])} for row in rows]
 
 
-def share(loop: Sequence[Row], found: Sequence[Row], scales: Mapping[str, Scale]) -> float | None:
-    """The share of the loop's time after which the search had what the loop ended with; None where it never had."""
-    ended_s = max(row["finished_s"] for row in loop)
-    level = volume_at(loop, ended_s, SPACE.objectives, scales)
-    there, first = (reached_s(rows, level, SPACE.objectives, scales) for rows in (found, loop))
-    return None if there is None or first is None else there / first
+def share(loop: Sequence[Row], found: Sequence[Row], scales: Mapping[str, Scale]) -> float:
+    """The share of the loop's time after which the search had what the loop ended with; endless where it never had."""
+    first, there = overtaken(loop, found, SPACE.objectives, scales)
+    return math.inf if there is None else there / first
 
 
 def main(table: Path, folder: Path, run: Path, seeds: int, trials: int) -> None:
@@ -75,15 +74,14 @@ def main(table: Path, folder: Path, run: Path, seeds: int, trials: int) -> None:
     scales, slow, quick = true_scales(surrogate), loop_times(surrogate, folder), search_times(surrogate, run)
     factors = f"the loop takes {slow:.2f} times the surrogate's seconds, the search {quick:.2f} times"
     print(f"{factors}; {trials} trials each")
-    shares: dict[str, list[float]] = {"as seen": [], "truly": []}  # endless where the search never had as much
+    shares: dict[str, list[float]] = {"as seen": [], "truly": []}
     for seed in range(seeds):
         loop = stock_loop(surrogate, seed, trials=trials, times=slow, look_s=0.0)
         found = searched(surrogate, trials, seed, quick)
         pairs = {"as seen": (loop, found), "truly": (truly(loop, surrogate), truly(found, surrogate))}
         for name, (one, other) in pairs.items():
-            ends = [volume_at(rows, float("inf"), SPACE.objectives, scales) for rows in (one, other)]
-            part = share(one, other, scales)
-            shares[name].append(float("inf") if part is None else part)
+            ends = [volume_at(rows, math.inf, SPACE.objectives, scales) for rows in (one, other)]
+            shares[name].append(share(one, other, scales))
             at = f"in {shares[name][-1]:.3f} of the time"
             print(f"seed {seed}, {name:8} loop {ends[0]:.4f}, search {ends[1]:.4f}, {at}", flush=True)
     for name, parts in shares.items():

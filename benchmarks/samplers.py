@@ -20,7 +20,8 @@ import math
 import random
 import statistics
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -79,10 +80,12 @@ class _OverError(Exception):
 
 
 class Replay:
-    """Workers that answer by the surrogate; its own clock goes on by what their work takes. Does as LocalExecutor."""
+    """Workers that answer by the surrogate; its own clock goes on by what their work takes, `times` as long as the
+    surrogate says. Does as LocalExecutor."""
 
-    def __init__(self, surrogate: Surrogate, workers: int) -> None:
-        self.now, self._surrogate, self._workers = 0.0, surrogate, workers
+    def __init__(self, surrogate: Surrogate, workers: int, times: float = 1.0) -> None:
+        self.now = self.worked_s = 0.0
+        self._surrogate, self._workers, self._times = surrogate, workers, times
         self._at_work: list[tuple[float, int, int, Result]] = []
         self._order = itertools.count()
 
@@ -93,14 +96,16 @@ class Replay:
     def submit(self, number: int, task: Task) -> None:
         """Begins a trial, whose end is known at once and told in its time."""
         result = replayed(self._surrogate, task)
-        end = self.now + sum(result.seconds.values())
-        heapq.heappush(self._at_work, (end, next(self._order), number, result))
+        took_s = self._times * sum(result.seconds.values())
+        self.worked_s += took_s
+        heapq.heappush(self._at_work, (self.now + took_s, next(self._order), number, result))
 
     def finished(self, wait_s: float) -> list[tuple[int, Result]]:
-        """The trial that ends next."""
-        end, _, number, result = heapq.heappop(self._at_work)
-        self.now = max(self.now, end)
-        return [(number, result)]
+        """The trials that have ended, or else the one that ends next."""
+        self.now, ended = max(self.now, self._at_work[0][0]), []
+        while self._at_work and self._at_work[0][0] <= self.now:
+            ended.append(heapq.heappop(self._at_work))
+        return [(number, result) for _, _, number, result in ended]
 
     def stop(self) -> list[int]:
         return [number for _, _, number, _ in self._at_work]
@@ -131,22 +136,31 @@ def search(contestant: Contestant, surrogate: Surrogate, seed: int, until_s: flo
     """The records of a search up to this time of its own clock."""
     if contestant.stock:
         return stock_loop(surrogate, seed, until_s=until_s, training_seed=seed)
-    space, replay = replace(SPACE, halving=contestant.halving), Replay(surrogate, WORKERS)
-    with tempfile.TemporaryDirectory() as folder:
-        study = Study(f"sqlite:///{folder}/study.db", "replay", space.objectives, contestant.sampler, seed)
-        study.enqueue(space.baseline_picks())
-        running = Search(
-            question(space, contestant.sampler, seed),
-            Means(("cpu",) * WORKERS, 1, Path(folder), Path(folder), PLENTY, None, None),
-            study,
-            Before(0.0, {}, Finalists([], None)),
-            clock=lambda: replay.now,
-        )
+    replay = Replay(surrogate, WORKERS)
+    with searching(contestant, seed, clock=lambda: replay.now, workers=WORKERS, trials=PLENTY) as running:
         try:
-            running._loop(replay, _stop_after(until_s))  # without the finalists, whom nobody here can train
+            running._loop(replay, _stop_after(until_s))
         except _OverError:
             pass
     return running.records
+
+
+@contextmanager
+def searching(
+    contestant: Contestant, seed: int, *, clock: Callable[[], float], workers: int, trials: int
+) -> Iterator[Search]:
+    """A search on a study of its own, to be run without its finalists, whom nobody here can train."""
+    space = replace(SPACE, halving=contestant.halving)
+    with tempfile.TemporaryDirectory() as folder:
+        study = Study(f"sqlite:///{folder}/study.db", "replay", space.objectives, contestant.sampler, seed)
+        study.enqueue(space.baseline_picks())
+        yield Search(
+            _question(space, contestant.sampler, seed),
+            Means(("cpu",) * workers, 1, Path(folder), Path(folder), trials, None, None),
+            study,
+            Before(0.0, {}, Finalists([], None)),
+            clock=clock,
+        )
 
 
 def stock_loop(
@@ -179,8 +193,7 @@ def stock_loop(
     return rows
 
 
-def question(space: Space, sampler: str, seed: int) -> Question:
-    """What a search of the space asks, without clips: nobody here trains."""
+def _question(space: Space, sampler: str, seed: int) -> Question:
     at, clips = space.input, SimpleNamespace(classes=tuple(range(CLASSES)))
     protocol = Protocol(device="cpu", batch=at.batch, frames=at.frames, size=at.size)
     return Question(space, clips, {}, protocol, seed, sampler)  # type: ignore[arg-type]  # only classes are looked at
