@@ -20,9 +20,9 @@ import numpy as np
 
 from uniformer_bench.data import load_clips
 from uniformer_bench.data.listing import Video
+from uniformer_bench.data.reading import read_video, side_by_side
 from uniformer_bench.data.sources import read_listing
 from uniformer_bench.data.video import sample_indices
-from uniformer_bench.data.videos import read_video, side_by_side
 from uniformer_bench.measure.protocol import default_threads
 
 FRAMES, SIZE = 16, (112, 112)

@@ -18,8 +18,8 @@ import pytest
 from tests.videos import rotate, textured_clip, write_picture, write_sound, write_timed, write_video
 from uniformer_bench.data import video as video_module
 from uniformer_bench.data.listing import Video
+from uniformer_bench.data.reading import read_video
 from uniformer_bench.data.video import UnreadableError, read_clip, sample_indices
-from uniformer_bench.data.videos import read_video
 
 FRAMES, SIZE, LENGTH = 4, (24, 32), 12
 EACH = 10  # files of a kind

@@ -36,7 +36,7 @@ from uniformer_bench.training.recompute import recompute_stages
 from uniformer_bench.training.saved import read_saved
 from uniformer_bench.training.start import Loading, accuracies_of, subject_of
 from uniformer_bench.training.start import make_plan as make_plan_of
-from uniformer_bench.training.steps import batch_of, make_learner
+from uniformer_bench.training.steps import batch_of, make_learner, share_of
 from uniformer_bench.training.testing import Views, accuracies, parse_views, views_of
 from uniformer_bench.training.world import World
 
@@ -317,8 +317,9 @@ def test_views_are_moments_and_places():
 def test_the_processes_share_a_batch():
     plan, split = make_plan(mixup=0, cutmix=0), light_and_dark(8, 0)
     index = torch.tensor([6, 1, 4, 3])
-    whole, _ = batch_of(plan, 2, split, index, 0, ALONE)
-    shares = [batch_of(plan, 2, split, index, 0, World(rank, 2, "cpu"))[0] for rank in (0, 1)]
+    whole, _ = batch_of(plan, 2, share_of(split, index, ALONE), 0, ALONE)
+    worlds = [World(rank, 2, "cpu") for rank in (0, 1)]
+    shares = [batch_of(plan, 2, share_of(split, index, world), 0, world)[0] for world in worlds]
     assert torch.equal(torch.stack(shares, 1).flatten(0, 1), whole)  # every clip once
 
 
@@ -400,7 +401,8 @@ def one_step_by_hand(plan, clips, processes):
     index = next(batches(len(clips.train.labels), plan.recipe.batch, 1, torch.Generator().manual_seed(plan.seed)))
     model = learner.network
     for rank in range(processes):
-        x, targets = batch_of(plan, 2, clips.train, index, 0, World(rank, processes, "cpu"))
+        world = World(rank, processes, "cpu")
+        x, targets = batch_of(plan, 2, share_of(clips.train, index, world), 0, world)
         loss = torch.nn.functional.cross_entropy(model(x), targets, label_smoothing=plan.recipe.label_smoothing)
         (loss / processes).backward()  # adds up over the ranks
     torch.nn.utils.clip_grad_norm_(model.parameters(), plan.recipe.clip_norm)

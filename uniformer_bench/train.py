@@ -2,7 +2,8 @@
 
 AdamW, a warm-up and a cosine to zero, label smoothing, stochastic depth from the spec, gradients clipped,
 mixed precision where the protocol asks for it. Clips stay on the device as uint8, (N, T, H, W, 3), and
-are turned into channels-last floats batch by batch, so that nothing is copied twice.
+are turned into channels-last floats batch by batch, so that nothing is copied twice. Those that are streamed are read
+between steps, never ahead: nothing of ours may run while a measurement is taken next door.
 
 A batch that memory does not hold is split into micro-batches whose gradients add up to the batch's: the recipe stays,
 but for BatchNorm, whose statistics in training are then those of a micro-batch.
@@ -19,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from uniformer_bench.data.clips import Split
+from uniformer_bench.data.reading import StreamedClips
 from uniformer_bench.measure.memory import is_out_of_memory
 from uniformer_bench.recipe import Recipe
 
@@ -89,7 +91,8 @@ class ShortRun:
         seed: int = 0,
     ) -> None:
         self.model, self.recipe, self.precision = model.to(device).train(), recipe, precision
-        self.clips, self.labels = (torch.from_numpy(array).to(device) for array in (split.clips, split.labels))
+        self.clips = split.clips if isinstance(split.clips, StreamedClips) else torch.from_numpy(split.clips).to(device)
+        self.labels = torch.from_numpy(split.labels).to(device)
         self.steps, self.step, self.seconds = recipe.steps(len(self.labels)), 0, 0.0
         self.losses = torch.zeros(self.steps, device=device)
         self.diverged: str | None = None
@@ -202,9 +205,13 @@ def short_run(
     return run.outcome()
 
 
-def _batch(clips: Tensor, labels: Tensor, index: Tensor, flip: Tensor | None) -> tuple[Tensor, Tensor]:
-    index = index.to(clips.device, non_blocking=True)
-    return to_input(clips[index], flip if flip is None else flip.to(clips.device)), labels[index]
+def _batch(clips: Tensor | StreamedClips, labels: Tensor, index: Tensor, flip: Tensor | None) -> tuple[Tensor, Tensor]:
+    there = index.to(labels.device, non_blocking=True)
+    if isinstance(clips, Tensor):
+        chosen = clips[there]
+    else:
+        chosen = torch.from_numpy(clips[index.numpy()]).to(labels.device)
+    return to_input(chosen, flip if flip is None else flip.to(labels.device)), labels[there]
 
 
 def _step(

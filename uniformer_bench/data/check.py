@@ -17,9 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from uniformer_bench.data.listing import SPLITS, Listing, Video
+from uniformer_bench.data.reading import read_video, side_by_side
 from uniformer_bench.data.splits import Reading, find_faults
 from uniformer_bench.data.video import Facts
-from uniformer_bench.data.videos import Sampling, Watch, read_video, side_by_side
+from uniformer_bench.data.videos import Sampling, Watch
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.measure.protocol import default_threads
 

@@ -4,11 +4,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from uniformer_bench.data.reading import StreamedClips
+
 
 class Split(NamedTuple):
-    """`clips` (N, T, H, W, 3) uint8, C-contiguous and perhaps memory-mapped; `labels` (N) int64."""
+    """`clips` (N, T, H, W, 3) uint8, C-contiguous and perhaps memory-mapped, or streamed; `labels` (N) int64."""
 
-    clips: np.ndarray
+    clips: np.ndarray | StreamedClips
     labels: np.ndarray
 
 

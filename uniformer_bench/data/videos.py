@@ -1,7 +1,8 @@
 """Videos into three splits of clips: each file decoded once, sampled, and kept as uint8 in the cache.
 
 A video that cannot be read, or is a copy in another class or split, is left out with a reason and never
-replaced by another. Clips do not depend on the order in which files get done.
+replaced by another. Clips do not depend on the order in which files get done, nor on how many of them the cache has
+room for: those that it has none for are decoded again whenever they are asked for.
 """
 
 import hashlib
@@ -9,11 +10,10 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import av
 import numpy as np
@@ -21,19 +21,14 @@ import numpy as np
 from uniformer_bench.data.cache import cache_dir, cached_arrays
 from uniformer_bench.data.clips import Clips, Split
 from uniformer_bench.data.listing import SPLITS, Listing, Video
-from uniformer_bench.data.pictures import read_pictures
+from uniformer_bench.data.reading import StreamedClips, read_video, side_by_side
 from uniformer_bench.data.splits import Reading, deal, find_faults
-from uniformer_bench.data.video import Facts, UnreadableError, read_clip
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.measure.protocol import default_threads
 
 VERSION = 2  # of how clips are made: part of the cache's key
 MAX_BAD = 0.1  # share of the videos that may be left out
 CACHE_LIMIT_GB = 20.0
 NAMED = 1000  # left-out videos that the card names
-
-Item = TypeVar("Item")
-Outcome = TypeVar("Outcome")
 
 
 class Watch(Protocol):
@@ -71,9 +66,9 @@ def load_videos(
 ) -> Clips:
     """The clips of a listing: decoded once for this sampling and seed, then read from the cache.
 
-    Splits that are not given are dealt by `seed`, see splits.deal. Raises UbenchError where the listing does not
-    hold such clips, where more than `max_bad` of its videos must be left out, or where the cache would grow beyond
-    its limit.
+    What does not fit the cache's limit, or its disk, is streamed. Splits that are not given are dealt by `seed`, see
+    splits.deal. Raises UbenchError where the listing does not hold such clips, or where more than `max_bad` of its
+    videos must be left out.
     """
     if sampling.frames < 1 or min(sampling.size) < 1 or sampling.stride < 0 or seed < 0:
         raise UbenchError(f"frames and size must be positive, stride and seed not negative, got {sampling}, {seed}")
@@ -82,19 +77,42 @@ def load_videos(
         watch.say(listing.detected)
 
     def make() -> dict[str, np.ndarray]:
-        _check_room(directory, len(listing.videos) * int(np.prod(sampling.shape)), cache_limit_gb)
         missing = _named(listing.videos, [video.fault for video in listing.videos])
         _check_share(missing, len(missing), len(listing.videos), max_bad)  # before hours of decoding
-        return _make(listing, sampling, seed, directory, max_bad, watch)
+        return _make(listing, sampling, seed, directory, kept, max_bad, watch)
 
-    arrays = cached_arrays(directory, f"videos-{_key(listing, sampling, seed)}", make)
-    train, validation, test = (Split(arrays[f"{name}_clips"], arrays[f"{name}_labels"]) for name in SPLITS)
+    whole = f"videos-{_key(listing, sampling, seed)}"
+    kept = _room_for(directory, whole, len(listing.videos), sampling, cache_limit_gb)
+    within = "" if kept == len(listing.videos) else f"-within-{cache_limit_gb:g}-GB"
+    arrays = cached_arrays(directory, whole + within, make)
+    train, validation, test = (_split(name, arrays, listing, sampling) for name in SPLITS)
     card: dict[str, Any] = {"name": listing.name, "kind": listing.kind, "detected": listing.detected}
     card |= json.loads(arrays["card"].tobytes())
     _check_share(card["left_out"], card["left_out_count"], len(listing.videos), max_bad)
     if watch and card["left_out"]:
         watch.say(_left_out_text(card["left_out"], card["left_out_count"], len(listing.videos)))
+    if watch and within:
+        watch.say(_streamed_text((train, validation, test), cache_limit_gb, directory))
     return Clips(train, validation, test, listing.classes, card)
+
+
+def _split(name: str, arrays: dict[str, np.ndarray], listing: Listing, sampling: Sampling) -> Split:
+    clips, labels = arrays[f"{name}_clips"], arrays[f"{name}_labels"]
+    if f"{name}_streamed" not in arrays:
+        return Split(clips, labels)
+    videos = tuple(listing.videos[index] for index in arrays[f"{name}_streamed"])
+    digests = tuple(digest.decode() for digest in arrays[f"{name}_digests"].tolist())
+    return Split(StreamedClips(clips, videos, digests, sampling.stride), labels)
+
+
+def _streamed_text(splits: Sequence[Split], limit_gb: float, directory: Path) -> str:
+    total = sum(len(split.labels) for split in splits)
+    streamed = sum(len(split.clips.videos) for split in splits if isinstance(split.clips, StreamedClips))
+    return (
+        f"{streamed} of {total} clips are decoded each time they are asked for, which is slow: the cache's limit of "
+        f"{limit_gb:.3g} GB, or the disk under {directory}, has no room for them; raise --cache-limit, remove what is "
+        "there, name another folder with --cache, or take fewer frames or a smaller size"
+    )
 
 
 def _named(videos: Sequence[Video], faults: Sequence[str | None]) -> list[dict[str, str]]:
@@ -130,11 +148,12 @@ def _key(listing: Listing, sampling: Sampling, seed: int) -> str:
 
 
 def _make(
-    listing: Listing, sampling: Sampling, seed: int, directory: Path, max_bad: float, watch: Watch | None
+    listing: Listing, sampling: Sampling, seed: int, directory: Path, kept: int, max_bad: float, watch: Watch | None
 ) -> dict[str, np.ndarray]:
+    """The arrays of an entry: clips of the first `kept` videos, and of the others which they are and their hashes."""
     videos, classes = listing.videos, listing.classes
-    rows = _scratch(directory, len(videos), sampling.shape)
-    readings = _read_all(videos, rows, sampling.stride, watch)
+    rows = _scratch(directory, kept, sampling.shape)
+    readings = _read_all(videos, rows, sampling, watch)
     faults = find_faults(videos, readings)
     named = _named(videos, faults)
     if len(named) == len(videos):
@@ -148,14 +167,22 @@ def _make(
     made = {"version": VERSION, "decoder": f"PyAV {av.__version__}", "seed": seed, "frames": sampling.frames,
             "size": list(sampling.size), "stride": sampling.stride}  # fmt: skip
     card = {**made, **_card(listing, readings, splits, made), "left_out_count": len(named), "left_out": named[:NAMED]}
-    labels = np.array([video.label for video in videos], np.int64)
     arrays: dict[str, np.ndarray] = {"card": np.frombuffer(json.dumps(card).encode(), np.uint8)}
     for name, indices in splits.items():
-        arrays[f"{name}_labels"] = labels[indices]
-        arrays[f"{name}_clips"] = clips = _scratch(directory, len(indices), sampling.shape)
-        for row, index in enumerate(indices):
-            clips[row] = rows[index]
+        arrays[f"{name}_labels"] = np.array([videos[index].label for index in indices], np.int64)
+        arrays[f"{name}_clips"] = _sorted(directory, rows, [index for index in indices if index < kept])
+        if kept < len(videos):
+            streamed = [index for index in indices if index >= kept]
+            arrays[f"{name}_streamed"] = np.array(streamed, np.int64)
+            arrays[f"{name}_digests"] = np.array([readings[index].digest for index in streamed], "S64")
     return arrays
+
+
+def _sorted(directory: Path, rows: np.ndarray, indices: Sequence[int]) -> np.ndarray:
+    clips = _scratch(directory, len(indices), rows.shape[1:])
+    for row, index in enumerate(indices):
+        clips[row] = rows[index]
+    return clips
 
 
 def _card(
@@ -179,21 +206,16 @@ def _card(
     }
 
 
-def _check_room(directory: Path, clip_bytes: int, limit_gb: float) -> None:
-    """Clips are decoded to one scratch file, sorted into splits in another and saved: three times their size."""
-    held = _held_bytes(directory)
-    advice = "name another one with --cache, or take fewer frames or a smaller size"
-    if held + clip_bytes > limit_gb * 1e9:
-        raise UbenchError(
-            f"the decoded clips must fit the cache's limit of {limit_gb:.3g} GB, got {clip_bytes / 1e9:.3g} GB beside "
-            f"{held / 1e9:.3g} GB in {directory}: raise --cache-limit, remove what is there, {advice}"
-        )
-    free = shutil.disk_usage(directory).free
-    if 3 * clip_bytes > free:
-        raise UbenchError(
-            f"the cache folder must have {3 * clip_bytes / 1e9:.1f} GB free, got {free / 1e9:.1f} GB in {directory}: "
-            f"{advice}"
-        )
+def _room_for(directory: Path, whole: str, videos: int, sampling: Sampling, limit_gb: float) -> int:
+    """How many of the videos' clips the cache takes: all where they are there.
+
+    Clips are decoded to one scratch file, sorted into splits in another and saved: three times their size.
+    """
+    if (directory / whole).exists():
+        return videos
+    there = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
+    room = min(limit_gb * 1e9 - _held_bytes(directory), shutil.disk_usage(there).free / 3)
+    return min(videos, max(0, int(room / np.prod(sampling.shape))))
 
 
 def _held_bytes(directory: Path) -> int:
@@ -213,40 +235,17 @@ def _scratch(directory: Path, count: int, shape: tuple[int, ...]) -> np.ndarray:
 # --- reading ---
 
 
-def _read_all(videos: Sequence[Video], rows: np.ndarray, stride: int, watch: Watch | None) -> list[Reading]:
-    """Fills rows[i] (T, H, W, 3) from videos[i], whatever the order in which the files get done."""
+def _read_all(videos: Sequence[Video], rows: np.ndarray, sampling: Sampling, watch: Watch | None) -> list[Reading]:
+    """Fills rows[i] (T, H, W, 3) from videos[i], whatever the order in which the files get done; what has no row is
+    read for what it tells."""
+
+    def read(index: int) -> Reading:
+        row = rows[index] if index < len(rows) else np.empty(sampling.shape, np.uint8)
+        return read_video(videos[index], row, sampling.stride)[0]
+
     readings = []
-    for reading, _ in side_by_side(lambda pair: read_video(*pair, stride), list(zip(videos, rows, strict=True))):
+    for reading in side_by_side(read, range(len(videos))):
         readings.append(reading)
         if watch:
             watch.decoded(len(readings), len(videos))
     return readings
-
-
-def side_by_side(work: Callable[[Item], Outcome], items: Sequence[Item]) -> Iterator[Outcome]:
-    """What comes of each item, in their order; one file a core at a time, as PyAV decodes outside Python's lock and
-    each with one thread."""
-    pool = ThreadPoolExecutor(default_threads())
-    try:
-        yield from pool.map(work, items)
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def read_video(video: Video, row: np.ndarray, stride: int = 0) -> tuple[Reading, Facts | None]:
-    """Reads a video into `row` (T, H, W, 3); what can go wrong with a file is told in the reading, not raised."""
-    digest = ""
-    try:
-        if video.fault:
-            raise UnreadableError(video.fault)
-        if video.path.is_dir():
-            facts, digest = read_pictures(video.path, row, stride)
-        else:
-            with open(video.path, "rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            facts = read_clip(video.path, row, stride)
-        return Reading(digest, facts.frames, None), facts
-    except OSError as error:  # here it is the file that cannot be opened
-        return Reading(digest, 0, f"cannot be opened: {error.strerror}"), None
-    except UnreadableError as error:
-        return Reading(digest, 0, str(error)), None

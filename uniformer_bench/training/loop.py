@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from uniformer_bench.data.clips import Clips
+from uniformer_bench.data.reading import ahead
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import write_whole
 from uniformer_bench.model.uniformer import build
 from uniformer_bench.train import batches
 from uniformer_bench.training.plan import Plan
 from uniformer_bench.training.saved import FILE, Saved, read_saved, write_saved
-from uniformer_bench.training.steps import Learner, make_learner, restore, take_step
+from uniformer_bench.training.steps import Learner, make_learner, restore, share_of, take_step
 from uniformer_bench.training.testing import accuracies
 from uniformer_bench.training.world import World
 
@@ -72,8 +73,9 @@ def train(
         for sentence in notes:
             noted(sentence)
     start = time.perf_counter()
-    for index in itertools.islice(_order(plan, clips, steps), progress.done, None):
-        loss = take_step(plan, learner, clips.train, index, (progress.done, steps), world)
+    order = itertools.islice(_order(plan, clips, steps), progress.done, None)
+    for share in ahead(lambda index: share_of(clips.train, index, world), order):
+        loss = take_step(plan, learner, share, (progress.done, steps), world)
         progress = progress._replace(losses=progress.losses + loss, done=progress.done + 1)
         ends = progress.done % each == 0 or progress.done == steps
         if ends:

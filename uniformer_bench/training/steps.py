@@ -69,11 +69,17 @@ def restore(learner: Learner, weights: Weights, training: dict[str, Any]) -> Non
             learner.average[name].copy_(value)
 
 
-def take_step(plan: Plan, learner: Learner, split: Split, index: Tensor, at: tuple[int, int], world: World) -> Tensor:
-    """The loss of step `at[0]` of `at[1]` on the clips of `index`, of which every process takes its share."""
+def share_of(split: Split, index: Tensor, world: World) -> Split:
+    """The clips of `index` that this process trains on, read from where they are."""
+    own = index[world.rank :: world.size].numpy()
+    return Split(split.clips[own], split.labels[own])
+
+
+def take_step(plan: Plan, learner: Learner, share: Split, at: tuple[int, int], world: World) -> Tensor:
+    """The loss of step `at[0]` of `at[1]` on this process's share of the batch."""
     step, steps = at
     torch.manual_seed(_seed(plan.seed, step, world.rank))  # augmentation and stochastic depth
-    x, targets = batch_of(plan, learner.network.num_classes, split, index, step, world)
+    x, targets = batch_of(plan, learner.network.num_classes, share, step, world)
     for group in learner.optimiser.param_groups:
         group["lr"] = learning_rate(step, steps, plan.recipe)
     learner.optimiser.zero_grad(set_to_none=True)
@@ -90,14 +96,13 @@ def take_step(plan: Plan, learner: Learner, split: Split, index: Tensor, at: tup
     return loss.detach()
 
 
-def batch_of(plan: Plan, classes: int, split: Split, index: Tensor, step: int, world: World) -> tuple[Tensor, Tensor]:
-    """This process's share of the clips of `index`: (clips (B, 3, T, H, W), targets (B, classes)) on its device,
-    read, cropped, augmented, mirrored and mixed."""
-    index = index[world.rank :: world.size]
+def batch_of(plan: Plan, classes: int, share: Split, step: int, world: World) -> tuple[Tensor, Tensor]:
+    """This process's share of a batch as (clips (B, 3, T, H, W), targets (B, classes)) on its device, cropped,
+    augmented, mirrored and mixed."""
     generator = torch.Generator().manual_seed(_seed(plan.seed, step, world.rank))
-    clips = random_crop(torch.from_numpy(split.clips[index.numpy()]), plan.size, generator)
-    flip = torch.rand(len(index), generator=generator) < 0.5 if plan.recipe.flip else None
-    labels = torch.from_numpy(split.labels[index.numpy()]).to(world.device)
+    clips = random_crop(torch.from_numpy(share.clips[:]), plan.size, generator)
+    flip = torch.rand(len(share.labels), generator=generator) < 0.5 if plan.recipe.flip else None
+    labels = torch.from_numpy(share.labels).to(world.device)
     clips = augmented(clips.to(world.device), plan.randaugment, plan.magnitude, plan.erasing)
     x = to_input(clips, flip if flip is None else flip.to(world.device))
     return mix(x, labels, classes, mixup=plan.mixup, cutmix=plan.cutmix, generator=generator)
