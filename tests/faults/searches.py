@@ -103,6 +103,11 @@ def wait_for(condition, what, timeout_s=120):
         time.sleep(0.05)
 
 
+def wait_for_study(folder, run):
+    """To open a study while it is made would get in its way."""
+    wait_for((folder / "reports" / f"{run}.html").exists, "the study")
+
+
 def trials_of(folder, run):
     """What a run's trials.json holds by now."""
     path = folder / "results" / run / "trials.json"

@@ -16,6 +16,7 @@ from tests.faults.searches import (
     stored,
     trials_of,
     wait_for,
+    wait_for_study,
     workers_of,
 )
 
@@ -44,7 +45,7 @@ def test_killed_at_random_moments_a_run_ends_with_every_trial_once(folder):
 
 def test_a_second_driver_is_refused_while_the_first_lives_and_no_longer(folder):
     first = start(folder, "--trials=500", "--run=one", faults={"quick": 0.3})
-    wait_for((folder / "reports" / "one.html").exists, "the study")
+    wait_for_study(folder, "one")
     begun = time.time()
     _, said = ended(start(folder, "--trials=500", "--run=one"), code=1)
     assert said == f"ubench: a run has one driver at a time, and another is at work in {folder / 'results' / 'one'}\n"

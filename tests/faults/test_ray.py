@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.searches import check_whole, ended, folder, start, stored, wait_for
+from tests.faults.searches import check_whole, ended, folder, start, stored, told_of, wait_for, wait_for_study
 from tests.faults.servers import missing
 from tests.trials import end_of
 from uniformer_bench.errors import UbenchError
@@ -158,13 +159,50 @@ def busy(node):
     return any("_on_node" in " ".join(p.cmdline()) for p in psutil.Process(raylet.process.pid).children())
 
 
+def on(cluster, folder, run, trials, *options):
+    """A search on the cluster, the study of which stands."""
+    where = (f"--run={run}", "--engine=ray", f"--ray-address={cluster.address}")
+    search = start(folder, f"--trials={trials}", *where, *options, faults={"quick": 1.0})
+    wait_for_study(folder, run)
+    return search
+
+
 def test_a_node_that_dies_ends_no_trial(cluster, folder):
     lost = cluster.add_node(num_cpus=2)
-    options = ("--trials=12", "--run=moved", "--engine=ray", f"--ray-address={cluster.address}")
-    search = start(folder, *options, faults={"quick": 1.0})
+    search = on(cluster, folder, "moved", 12)
     wait_for(lambda: len(stored(folder, "moved")) >= 3 and busy(lost), "three trials, and one on the node")
     cluster.remove_node(lost, allow_graceful=False)
     document, said = ended(search)
     assert (document["trials"]["total"], document["trials"]["complete"]) == (12, 12), said
     assert [line for line in said.splitlines() if "/12 trials, " not in line] == []  # Ray says nothing
     check_whole(folder, "moved", 12)
+
+
+def test_a_node_that_joins_late_is_used_and_a_signal_stops_all_nodes_in_order(cluster, folder):
+    search = on(cluster, folder, "joined", 500)
+    wait_for(lambda: stored(folder, "joined"), "a trial")
+    late = cluster.add_node(num_cpus=2)
+    wait_for(lambda: busy(late), "a trial on the node that joined")
+    search.send_signal(signal.SIGINT)
+    document, said = ended(search, 130)
+    assert said.splitlines()[-1] == "stopped by SIGINT; the same command goes on from here"
+    assert document["trials"]["total"] == document["trials"]["complete"] >= 1
+    assert document["trials"]["interrupted"] >= 1
+    assert not [t for t in told_of(folder, "joined") if t.state.name == "RUNNING"]
+    wait_for(lambda: not any(busy(node) for node in cluster.list_all_nodes()), "the nodes to be idle")
+    cluster.remove_node(late)
+    more = document["trials"]["total"] + 2
+    document, _ = ended(on(cluster, folder, "joined", more))
+    assert document["trials"]["total"] == more
+    check_whole(folder, "joined", more)
+
+
+def test_no_more_trials_fly_than_were_asked_for(cluster):
+    made = ray_executor.RayExecutor(cluster.address, None, misbehave, most=1)
+    try:
+        assert made.free == 1
+        made.submit("one", task("hang"))
+        assert made.free == 0
+        assert made.stop() == ["one"]
+    finally:
+        made.stop()

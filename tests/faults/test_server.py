@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.searches import SOAK, check_whole, ended, folder, killed, plain, start, stored, wait_for
+from tests.faults.searches import (
+    SOAK,
+    check_whole,
+    ended,
+    folder,
+    killed,
+    plain,
+    start,
+    stored,
+    wait_for,
+    wait_for_study,
+)
 from tests.faults.servers import fill, postgres_server, small_disk
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.search.storage import claim, open_storage
@@ -24,7 +35,7 @@ def server():
 
 def test_a_search_waits_out_a_server_that_restarts_and_no_password_is_seen(folder, server):
     search = start(folder, "--trials=12", "--run=served", faults={"quick": 0.5}, UBENCH_STORAGE=server.url)
-    wait_for((folder / "reports" / "served.html").exists, "the study")
+    wait_for_study(folder, "served")
     wait_for(lambda: len(stored(folder, "served", server.url)) >= 3, "three trials")
     server.stop()
     time.sleep(AWAY_S)
@@ -100,7 +111,7 @@ def test_a_full_disk_ends_a_search_in_a_line_and_nothing_is_lost(folder, tmp_pat
         options = ("--trials=60", "--run=full", f"--results={tmp_path}")
         search = start(folder, *options, faults={"quick": 0.2, "patience_s": 3.0})
         wait_for(lambda: (tmp_path / "full" / "study.db").exists(), "the study")
-        wait_for((folder / "reports" / "full.html").exists, "the study")
+        wait_for_study(folder, "full")
         filler = fill(tmp_path)
         _, said = ended(search, code=1)
         assert "Traceback" not in said

@@ -7,7 +7,19 @@ import time
 
 import pytest
 
-from tests.faults.searches import SOAK, alive, ended, folder, start, stored, told_of, trials_of, wait_for, workers_of
+from tests.faults.searches import (
+    SOAK,
+    alive,
+    ended,
+    folder,
+    start,
+    stored,
+    told_of,
+    trials_of,
+    wait_for,
+    wait_for_study,
+    workers_of,
+)
 
 __all__ = ["folder"]
 LATEST_S = 5.0 if SOAK else 30.0  # to stop in order; beside other tests a machine may be slow
@@ -16,7 +28,7 @@ LATEST_S = 5.0 if SOAK else 30.0  # to stop in order; beside other tests a machi
 def under_way(folder, run, **how):
     """A search of which two trials have finished, and the number of its driver's process."""
     search = start(folder, "--trials=500", f"--run={run}", faults={"quick": 0.3}, **how)
-    wait_for((folder / "reports" / f"{run}.html").exists, "the study")
+    wait_for_study(folder, run)
     wait_for(lambda: len(stored(folder, run)) >= 2, "two trials")
     drivers = [p.pid for p in workers_of(search) if "injected" in " ".join(p.cmdline()) and "bash" not in p.name()]
     return search, drivers[0] if drivers else search.pid
