@@ -126,7 +126,7 @@ def _row(
     space: Space, classes: int, params: Mapping[str, Any], at_s: float, right: float, baseline: str | None
 ) -> dict[str, Any]:
     candidate = space.candidate(stored_pick(params))
-    macs = closed_form_metrics(cost_of(candidate.spec, space, classes))["macs"]
+    macs = closed_form_metrics(cost_of(candidate, space, classes))["macs"]
     metrics = {"accuracy": right, "macs": macs}
     return {
         "state": "complete", "candidate": candidate, "finished_s": at_s, "metrics": metrics, "baseline": baseline

@@ -65,7 +65,7 @@ def draw(space: Space, classes: int, count: int) -> list[Drawn]:
 def _draw(space: Space, classes: int, rng: random.Random) -> Drawn:
     found = suggestion(space, random_pick(rng))
     assert found is not None, "in this space all values go together"
-    return Drawn(found.candidate, found.params, cost_of(found.candidate.spec, space, classes))
+    return Drawn(found.candidate, found.params, cost_of(found.candidate, space, classes))
 
 
 def candidate_of(space: Space, picks: Mapping[str, Any]) -> Candidate:

@@ -6,11 +6,11 @@ import pytest
 
 from uniformer_bench.data import load_clips
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.search.contest import Contest, measured
+from uniformer_bench.search.contest import Contest, Entrant, measured
 from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, retrained, train_again
 from uniformer_bench.search.run_files import MOST, decided, finalists_of, remeasured
-from uniformer_bench.space import parse_space, stored_pick
+from uniformer_bench.space import Clip, parse_space, stored_pick
 from uniformer_bench.variants import variant
 
 SPACE = """
@@ -34,7 +34,8 @@ PARAMS = (
 @pytest.fixture
 def contest(tmp_path):
     protocol = Protocol(device="cpu", frames=8, size=32)
-    return Contest((variant("micro"), variant("micro")), 2, protocol, tmp_path / "turns", budget_s=0.2, seed=0)
+    entrants = tuple(Entrant(variant("micro"), Clip(frames, (32, 32))) for frames in (8, 4))
+    return Contest(entrants, 2, protocol, tmp_path / "turns", budget_s=0.2, seed=0)
 
 
 def test_every_architecture_gets_a_latency_and_its_stages(contest):

@@ -231,7 +231,7 @@ def trials_of(space, count, accuracy, seed=0):
     found = itertools.islice(random_suggestions(space, random.Random(seed)), count)
     rows = []
     for number, each in enumerate(found):
-        closed = closed_form_metrics(cost_of(each.candidate.spec, space, 5))
+        closed = closed_form_metrics(cost_of(each.candidate, space, 5))
         rows.append(Known(number, each.params, {**closed, "accuracy": accuracy(each.candidate.spec)}))
     return rows
 
@@ -249,7 +249,7 @@ def test_it_learns_what_helps_and_adds_more_to_the_front_than_chance(space):
         found = proposer.propose(suggested, taken, SCALES)
         assert found.candidate.spec.id not in taken
         taken.add(found.candidate.spec.id)
-        closed = closed_form_metrics(cost_of(found.candidate.spec, space, 5))
+        closed = closed_form_metrics(cost_of(found.candidate, space, 5))
         metrics = {**closed, "accuracy": depth_helps(found.candidate.spec)}
         suggested.append(Known(number, found.params, metrics))
     start, chance, learned = (reached(rows) for rows in (trials, trials_of(space, 35, depth_helps), suggested))
@@ -303,7 +303,7 @@ def test_what_has_only_begun_makes_no_model_anew(space, fitted):
     for number in range(100, 104):
         found = proposer.propose(trials, taken, SCALES)
         taken.add(found.candidate.spec.id)
-        closed = closed_form_metrics(cost_of(found.candidate.spec, space, 5))
+        closed = closed_form_metrics(cost_of(found.candidate, space, 5))
         trials.append(Known(number, found.params, closed))
     assert len(taken) == 4
     assert len(fitted) == 1
@@ -314,14 +314,14 @@ def test_what_has_only_begun_makes_no_model_anew(space, fitted):
 def test_limits_that_closed_forms_know_are_never_broken(space):
     limited = parse_space(SPACE + "constraints: {max_params_m: 0.004}\n", "test")
     refused = [
-        broken_limit(closed_form_metrics(cost_of(found.candidate.spec, limited, 5)), limited.constraints)
+        broken_limit(closed_form_metrics(cost_of(found.candidate, limited, 5)), limited.constraints)
         for found in itertools.islice(random_suggestions(limited, random.Random(0)), 100)
     ]
     assert 10 < sum(reason is None for reason in refused) < 90  # the limit cuts the space
     proposer, trials = Proposer(limited, 5, 0), trials_of(limited, 20, depth_helps)
     for _ in range(5):
-        spec = proposer.propose(trials, set(), SCALES).candidate.spec
-        assert broken_limit(closed_form_metrics(cost_of(spec, limited, 5)), limited.constraints) is None
+        candidate = proposer.propose(trials, set(), SCALES).candidate
+        assert broken_limit(closed_form_metrics(cost_of(candidate, limited, 5)), limited.constraints) is None
 
 
 def test_a_measured_limit_and_failures_are_kept_away_from():

@@ -6,6 +6,7 @@ run keeps what its own device said: `remeasured/<label>.json` stands beside it, 
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,6 +15,7 @@ import torch
 
 import uniformer_bench
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.export.graphs import check_onnx
 from uniformer_bench.files import to_json, write_whole
 from uniformer_bench.measure.environment import environment
 from uniformer_bench.measure.latency import Latency, measure_latencies
@@ -21,14 +23,23 @@ from uniformer_bench.measure.memory import is_out_of_memory, peak_memory
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model import build
-from uniformer_bench.runs import REMEASURED, Record, Run
+from uniformer_bench.runs import REMEASURED, Record, Run, clip_of
 from uniformer_bench.search.evaluate import LatencyRun, latency_run
+from uniformer_bench.space import Clip
 from uniformer_bench.spec import ArchSpec
 
 Found = TypeVar("Found")
 
 EACH_S = 2.0  # for one architecture, where no budget is given
-SETTINGS = ("frames", "size", "precision", "batch", "implementation", "compile")  # what is the run's unless asked
+SETTINGS = (
+    "frames",
+    "size",
+    "precision",
+    "batch",
+    "implementation",
+    "compile",
+    "onnx",
+)  # what is the run's unless asked
 
 
 class _Member(NamedTuple):
@@ -58,8 +69,11 @@ def remeasure(
 ) -> dict[str, Any]:
     """The document of a run's front and baselines under `protocol`: a row a trial, None with a reason for unknown.
 
-    `budget_s` is for all latencies together. Raises UbenchError for a run without classes or a front.
+    `budget_s` is for all latencies together. Raises UbenchError for a run without classes or a front, and where the
+    protocol wants ONNX Runtime, which is not there.
     """
+    if protocol.onnx:
+        check_onnx()
     records, classes = members_of(run.trials), (run.info.get("data") or {}).get("classes")
     if not classes:
         raise UbenchError("a run must name its classes to be measured again, got none")
@@ -67,7 +81,7 @@ def remeasure(
         raise UbenchError("a run must have a front or baselines to be measured again, got neither")
     budget_s, machine = budget_s or EACH_S * len(records), environment()
     with thread_count(protocol.threads):
-        members = [_ready(record, len(classes), protocol) for record in records]
+        members = [_ready(record, len(classes), _on_own_clip(protocol, run.info, record)) for record in records]
         runs = [member.run.run for member in members if member.run]
         found = iter(measure_latencies(runs, protocol, budget_s=budget_s, seed=seed) if runs else ())
     return {
@@ -97,6 +111,7 @@ def default_label(machine: Mapping[str, Any], protocol: Protocol, before: Mappin
     parts += [protocol.precision] if protocol.precision != before.get("precision", "fp32") else []
     parts += [f"batch {protocol.batch}"] if protocol.batch != before.get("batch", 1) else []
     parts += ["compiled"] if protocol.compile and not before.get("compile") else []
+    parts += ["ONNX Runtime"] if protocol.onnx and not before.get("onnx") else []
     return ", ".join(parts)
 
 
@@ -133,6 +148,13 @@ def _ready(record: Record, classes: int, protocol: Protocol) -> _Member:
     peak_bytes, reason = memory or (None, why_no_memory)
     said = (f"latency: {why_no_run}" if why_no_run else None, f"memory: {reason}" if reason else None)
     return _Member(record, run, peak_bytes, tuple(each for each in said if each))
+
+
+def _on_own_clip(protocol: Protocol, info: Mapping[str, Any], record: Record) -> Protocol:
+    """The protocol on the record's own clip, where it has one; another than the run's was asked for, for all."""
+    if "clip" not in record or Clip(protocol.frames, protocol.size) != clip_of(info, {}):
+        return protocol
+    return replace(protocol, **clip_of(info, record)._asdict())
 
 
 def _within_memory(make: Callable[[], Found]) -> tuple[Found | None, str | None]:

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,6 +16,7 @@ from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import read_text
 from uniformer_bench.metrics import METRICS
 from uniformer_bench.printing import printable
+from uniformer_bench.space import Clip
 
 SCHEMA_VERSION = 1
 REMEASURED = "remeasured"  # in a run's folder: what other devices measured, a file each
@@ -51,6 +52,13 @@ def load_records(path: str | Path) -> Run:
         raise UbenchError(f"run.json must hold a mapping and trials.json a list of mappings, got others in {folder}")
     _check_version(info, folder)
     return Run(info, records, tuple(_device(path) for path in sorted((folder / REMEASURED).glob("*.json"))))
+
+
+def clip_of(info: Mapping[str, Any], record: Mapping[str, Any]) -> Clip:
+    """What a trial's architecture is measured on: its own clip, where clips vary in the space, or the run's."""
+    given = record.get("clip") or info["input"]
+    height, width = given["size"]
+    return Clip(given["frames"], (height, width))
 
 
 def _check_version(document: dict[str, Any], path: Path) -> None:

@@ -28,6 +28,7 @@ CHECKOUT = Path(__file__).parent.parent / "search_spaces"
 MIXER_LETTERS = {"L": "local", "G": "global", "S": "split"}
 STAGE_KEYS = ("mixer", "depth", "width", "kernel", "head_dim", "dpe_kernel", "ffn", "mlp_ratio")
 WHOLE_KEYS = ("head_dim", "mlp_ratio", "drop_path")
+CLIP_KEYS = ("frames", "size")
 MEASURED = ("accuracy", "latency", "memory", "training_memory")  # what closed forms do not give
 MEASURABLE = (*MEASURED, "energy")  # the last only where a GPU counts it, so on request
 
@@ -69,12 +70,30 @@ class Input(NamedTuple):
     batch: int = 1
 
 
+class Clip(NamedTuple):
+    """What a model sees at once: so many frames of this (height, width)."""
+
+    frames: int
+    size: tuple[int, int]
+
+
 class Candidate(NamedTuple):
-    """An architecture to evaluate: `spec` is what is measured, `trained` what learns (mostly the same)."""
+    """An architecture to evaluate: `spec` is what is measured, `trained` what learns (mostly the same).
+
+    `clip` is its own where clips vary in the space, else None: the space's.
+    """
 
     spec: ArchSpec
     trained: ArchSpec
     name: str | None = None
+    clip: Clip | None = None
+
+    @property
+    def id(self) -> str:
+        """The spec's, with the clip's shape where that is its own: what is evaluated once."""
+        if self.clip is None:
+            return self.spec.id
+        return f"{self.spec.id}@{_label((self.clip.frames, *self.clip.size))}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,10 +121,15 @@ class Space:
         if self.architectures:
             by_name = {candidate.name: candidate for candidate in self.architectures}
             return by_name[pick("architecture", Choice(tuple(by_name)))]
-        values = dict(self.fixed) | {name: pick(name, domain) for name, domain in self.vary.items()}
+        whole = {name: pick(name, domain) for name, domain in self.vary.items()}
+        values = {**self.fixed, **{name: value for name, value in whole.items() if name not in CLIP_KEYS}}
         values["stages"] = [_stage(stage, f"stage{i}.", pick) for i, stage in enumerate(self.stages, 1)]
         spec = ArchSpec.from_dict(values)
-        return Candidate(spec, spec)
+        return Candidate(spec, spec, clip=_clip(whole, self.input))
+
+    def clip_of(self, candidate: Candidate) -> Clip:
+        """What the candidate is measured on."""
+        return candidate.clip or Clip(self.input.frames, self.input.size)
 
     def baseline_picks(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(name, every suggested parameter as storage has it) of each baseline, or of each row of a grid."""
@@ -123,6 +147,18 @@ class Space:
             return len(self.architectures)
         whole = math.prod(len(domain.options) for domain in self.vary.values())
         return whole * math.prod(_stage_size(stage) for stage in self.stages)
+
+
+def _clip(whole: Mapping[str, Any], own: Input) -> Clip | None:
+    """The clip that was picked, of the space's own where only one of its keys varies."""
+    if not set(CLIP_KEYS) & set(whole):
+        return None
+    return Clip(whole.get("frames", own.frames), _pair(whole.get("size", own.size)))
+
+
+def _pair(size: Any) -> tuple[int, int]:
+    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    return height, width
 
 
 def random_pick(rng: random.Random) -> Pick:
@@ -264,7 +300,7 @@ def _space(data: object, text: str) -> Space:
         input=measured_at,
         data=_input({"frames": measured_at.frames, "size": measured_at.size, **top.get("data", {})}, "data"),
         fixed=top.get("spec", {}),
-        vary={k: _as_domain(v, k) for k, v in _mapping(top.get("vary", {}), WHOLE_KEYS, "vary").items()},
+        vary={k: _as_domain(v, k) for k, v in _mapping(top.get("vary", {}), (*WHOLE_KEYS, *CLIP_KEYS), "vary").items()},
         stages=tuple(_stage_domains(stage, f"stages[{i}]") for i, stage in enumerate(top.get("stages", []))),
         architectures=_architectures(top),
         objectives=_objectives(top.get("objectives", ["accuracy", "latency"])),
@@ -299,8 +335,7 @@ def _one_of(value: object, known: tuple[str, ...], place: str) -> str:
 
 def _input(value: object, place: str) -> Input:
     given = _mapping(value, ("frames", "size", "batch"), place)
-    size = given.get("size")
-    height, width = size if isinstance(size, list | tuple) and len(size) == 2 else (size, size)
+    height, width = _pair(given.get("size"))
     numbers: dict[str, Any] = {
         "frames": given.get("frames"),
         "height": height,
@@ -365,7 +400,7 @@ def _constraints(value: object) -> dict[str, float]:
 
 
 def _baseline(value: object, stages: int) -> dict[str, Any]:
-    given = _mapping(value, ("name", "pattern", *STAGE_KEYS[1:]), "baselines")
+    given = _mapping(value, ("name", "pattern", *CLIP_KEYS, *STAGE_KEYS[1:]), "baselines")
     pattern = given.get("pattern")
     if not isinstance(pattern, str) or len(pattern) != stages or set(pattern) - set(MIXER_LETTERS):
         letters = "/".join(MIXER_LETTERS)
@@ -400,13 +435,33 @@ def _at_scale(row: Mapping[str, Any], scale: object, place: str) -> ArchSpec:
 
 def _check_every_option(space: Space) -> None:
     """Makes every option of every parameter once, and every width with every head_dim, so that none fails later."""
+    _check_clips(space)
     for pick in _covering_picks(space):
         candidate = space.candidate(pick)
-        candidate.spec.grids(space.input.frames, space.input.size)
-        candidate.trained.grids(space.data.frames, space.data.size)
+        candidate.spec.grids(*space.clip_of(candidate))
+        candidate.trained.grids(*(candidate.clip or (space.data.frames, space.data.size)))
     for _ in space.baseline_picks():
         pass
     _check_objectives(space)
+
+
+def _check_clips(space: Space) -> None:
+    """Where clips vary, smaller ones are made of those that the space has."""
+    varied = [key for key in CLIP_KEYS if key in space.vary]
+    if varied and space.data[:2] != space.input[:2]:
+        raise UbenchError(
+            f"clips must be trained on as they are measured where {' and '.join(varied)} vary, got "
+            f"{_label((space.data.frames, *space.data.size))} in data and "
+            f"{_label((space.input.frames, *space.input.size))} in input"
+        )
+    for clip in (_clip({key: option}, space.input) for key in varied for option in space.vary[key].options):
+        assert clip is not None, "one of its keys varies"
+        _input({"frames": clip.frames, "size": clip.size}, "vary")
+        if clip.frames > space.input.frames or clip.size[0] > space.input.size[0] or clip.size[1] > space.input.size[1]:
+            raise UbenchError(
+                "clips must not be larger than input's, which they are made of, got "
+                f"{_label((clip.frames, *clip.size))} in vary of {_label((space.input.frames, *space.input.size))}"
+            )
 
 
 def _check_objectives(space: Space) -> None:

@@ -21,8 +21,10 @@ from torch import Tensor, nn
 
 from uniformer_bench.data.clips import Split
 from uniformer_bench.data.reading import StreamedClips
+from uniformer_bench.data.video import sample_indices
 from uniformer_bench.measure.memory import is_out_of_memory
 from uniformer_bench.recipe import Recipe
+from uniformer_bench.space import Clip
 
 MEAN, DEVIATION = 0.45, 0.225  # of pixels in 0 to 1, the field's values for video (SlowFast, UniFormer)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -43,6 +45,24 @@ def to_input(clips: Tensor, flip: Tensor | None = None) -> Tensor:
     if flip is not None:
         x = torch.where(flip.view(-1, 1, 1, 1, 1), x.flip(3), x)
     return x.permute(0, 4, 1, 2, 3)
+
+
+def input_of(clip: Clip | None) -> Callable[..., Tensor]:
+    """to_input on clips made of those it is given, see smaller; None leaves them as they are."""
+    if clip is None:
+        return to_input
+    return lambda clips, flip=None: to_input(smaller(clips, clip), flip)
+
+
+def smaller(clips: Tensor, clip: Clip) -> Tensor:
+    """uint8 (B, T, H, W, 3) -> (B, clip.frames, *clip.size, 3): the frames in the middle of equal parts of the clip,
+    as video.sample_indices has them, and the means of equal areas of the picture."""
+    clips = clips[:, sample_indices(clips.shape[1], clip.frames)]
+    if clips.shape[2:4] == clip.size:
+        return clips
+    pictures = clips.flatten(0, 1).permute(0, 3, 1, 2).float()
+    scaled = F.interpolate(pictures, clip.size, mode="area").round_().to(torch.uint8)
+    return scaled.permute(0, 2, 3, 1).unflatten(0, clips.shape[:2]).contiguous()
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
@@ -77,7 +97,8 @@ class ShortRun:
     """A short run of `model`, in place, on a training split, that may pause between steps and go on elsewhere.
 
     Deterministic by seed on one machine, also across a pause: `state` is all that the steps to come depend on.
-    `micro_batch` is how many clips go through the model at once: the recipe's batch where they fit.
+    `micro_batch` is how many clips go through the model at once: the recipe's batch where they fit. `clip` is what the
+    model sees of the split's clips, where that is less than all.
     """
 
     def __init__(
@@ -89,6 +110,7 @@ class ShortRun:
         device: str,
         precision: str = "fp32",
         seed: int = 0,
+        clip: Clip | None = None,
     ) -> None:
         self.model, self.recipe, self.precision = model.to(device).train(), recipe, precision
         self.clips = split.clips if isinstance(split.clips, StreamedClips) else torch.from_numpy(split.clips).to(device)
@@ -97,7 +119,7 @@ class ShortRun:
         self.losses = torch.zeros(self.steps, device=device)
         self.diverged: str | None = None
         self.micro_batch = recipe.batch
-        self._seed = seed
+        self._seed, self._to_input = seed, input_of(clip)
         self._optimiser = optimiser_of(model, recipe)
         self._batches = self._batches_from_start()
         torch.manual_seed(seed)  # stochastic depth
@@ -177,7 +199,15 @@ class ShortRun:
         for step, index in enumerate(batches(len(self.labels), self.recipe.batch, self.steps, generator)):
             flip = torch.rand(len(index), generator=generator) < 0.5 if self.recipe.flip else None
             if step >= skipped:
-                yield _batch(self.clips, self.labels, index, flip)
+                yield self._batch(index, flip)
+
+    def _batch(self, index: Tensor, flip: Tensor | None) -> tuple[Tensor, Tensor]:
+        there = index.to(self.labels.device, non_blocking=True)
+        if isinstance(self.clips, Tensor):
+            chosen = self.clips[there]
+        else:
+            chosen = torch.from_numpy(self.clips[index.numpy()]).to(self.labels.device)
+        return self._to_input(chosen, flip if flip is None else flip.to(self.labels.device)), self.labels[there]
 
 
 def _random_state(device: str) -> Tensor:
@@ -197,21 +227,13 @@ def short_run(
     device: str,
     precision: str = "fp32",
     seed: int = 0,
+    clip: Clip | None = None,
     at_step: Callable[[], None] = lambda: None,
 ) -> Outcome:
     """Trains `model` in place on a training split, without a pause: see ShortRun."""
-    run = ShortRun(model, split, recipe, device=device, precision=precision, seed=seed)
+    run = ShortRun(model, split, recipe, device=device, precision=precision, seed=seed, clip=clip)
     run.advance(run.steps, at_step)
     return run.outcome()
-
-
-def _batch(clips: Tensor | StreamedClips, labels: Tensor, index: Tensor, flip: Tensor | None) -> tuple[Tensor, Tensor]:
-    there = index.to(labels.device, non_blocking=True)
-    if isinstance(clips, Tensor):
-        chosen = clips[there]
-    else:
-        chosen = torch.from_numpy(clips[index.numpy()]).to(labels.device)
-    return to_input(chosen, flip if flip is None else flip.to(labels.device)), labels[there]
 
 
 def _step(

@@ -36,6 +36,7 @@ def report(as_json: bool, debug: bool, seed: int, runs: tuple[Path, ...], report
 @click.option("--batch", type=click.IntRange(1), help="Clips at a time.  [default: the run's]")
 @click.option("--threads", type=click.IntRange(1), help="CPU threads.  [default: all cores]")
 @click.option("--compile/--no-compile", "compiled", default=None, help="Under torch.compile.  [default: the run's]")
+@click.option("--onnx/--no-onnx", default=None, help="In ONNX Runtime.  [default: the run's]")
 @click.option("--precision", help="fp32, bf16 or fp16.  [default: the run's]")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
 def remeasure(
@@ -49,6 +50,7 @@ def remeasure(
     batch: int | None,
     threads: int | None,
     compiled: bool | None,
+    onnx: bool | None,
     precision: str | None,
     device: str,
 ) -> None:
@@ -59,7 +61,8 @@ def remeasure(
     from uniformer_bench.report import write_report
     from uniformer_bench.runs import load_records
 
-    found, asked = load_records(run), {"precision": precision, "compile": compiled, "batch": batch}
+    found = load_records(run)
+    asked = {"precision": precision, "compile": compiled, "onnx": onnx, "batch": batch}
     protocol = protocol_like(found.info, resolve_device(device), threads or default_threads(), asked)
     check_precision(protocol.device, protocol.precision)
     document = remeasure(found, protocol, label=name, budget_s=seconds_of(budget), seed=seed)

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 @shared.device
 @shared.precision
 @click.option("--compile", "compiled", is_flag=True, help="Measure latency under torch.compile.")
+@click.option("--onnx", is_flag=True, help="Measure latency in ONNX Runtime.")
 @shared.workers
 @click.option(
     "--engine",
@@ -138,6 +139,7 @@ def _search_options(space: "Space", options: dict[str, Any]) -> Any:
         device=options["device"],
         precision=options["precision"],
         compile=options["compiled"],
+        onnx=options["onnx"],
         sampler=options["sampler"],
         seed=options["seed"],
         workers=options["workers"],

@@ -26,7 +26,7 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import METRICS
 from uniformer_bench.model.uniformer import UniFormer, build
 from uniformer_bench.picks import in_words, measured, pick_trial
-from uniformer_bench.runs import Record, Run, load_records
+from uniformer_bench.runs import Record, Run, clip_of, load_records
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.training.saved import read_saved
 
@@ -72,17 +72,16 @@ def from_trial(path: Path, trial: int | None, limits: Mapping[str, float]) -> Co
     """A trial of a run, by number or the best within limits, under fresh weights."""
     run = load_records(path)
     record = pick_trial(run, trial, limits)
-    spec, clip, data = ArchSpec.from_dict(record["spec"]), run.info["input"], run.info["data"]
-    classes, (height, width) = data["classes"], clip["size"]
-    size = (height, width)
-    config = make_config(spec, classes, frames=clip["frames"], size=size, read_size=size, trained=False)
+    spec, (frames, size), data = ArchSpec.from_dict(record["spec"]), clip_of(run.info, record), run.info["data"]
+    classes = data["classes"]
+    config = make_config(spec, classes, frames=frames, size=size, read_size=size, trained=False)
     torch.manual_seed(0)
     protocol = run.info["protocol"]
     source = (
         f"Trial {record['number']} of {run.info['name']}: measured by the search on {protocol['device']}, "
         f"{protocol['precision']}, batch {protocol['batch']}; {_accuracy_source(run, record)}."
     )
-    numbers = measured(record) or _closed_form(spec, clip["frames"], size, len(classes))
+    numbers = measured(record) or _closed_form(spec, frames, size, len(classes))
     return Content(build(spec, len(classes)), config, numbers, source, data, None, None)
 
 

@@ -5,8 +5,10 @@ the size of a clip are fixed. What a backend cannot do is a reason in its row, n
 """
 
 import functools
+import importlib.util
 import logging
 import math
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import finite
 from uniformer_bench.measure.latency import measure_latency
 from uniformer_bench.measure.protocol import Protocol
@@ -60,11 +63,8 @@ def export_graphs(model: UniFormer, folder: Path, *, stem: str, protocol: Protoc
 
     `protocol` names frames, size and threads.
     """
-    plain = UniFormer(model.spec, model.num_classes, PLAIN)
-    plain.load_state_dict(model.state_dict())
-    plain.eval()
     model = model.eval()
-    program = functools.cache(lambda: _export(plain, protocol))
+    program = functools.cache(lambda: _export(_plain(model), protocol))
     saved, translated = folder / f"{stem}.pt2", folder / f"{stem}.onnx"
 
     def reloaded() -> Runner:
@@ -80,6 +80,31 @@ def export_graphs(model: UniFormer, folder: Path, *, stem: str, protocol: Protoc
         _checked("torch.export", saved, reloaded, model, protocol),
         _checked("onnxruntime", translated, in_onnxruntime, model, protocol),
     ]
+
+
+def onnx_runner(model: UniFormer, protocol: Protocol) -> Runner:
+    """The model on the CPU as ONNX Runtime runs it. Raises ModuleNotFoundError where that is not installed."""
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder) / "model.onnx"
+        _to_onnx(_export(_plain(model), protocol), path)
+        return _onnx_runner(path, protocol.threads)
+
+
+def check_onnx() -> None:
+    """Raises UbenchError where what translates or runs ONNX is not installed."""
+    missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UbenchError(
+            f"ONNX Runtime must be installed to measure by it, got no {missing[0]}: pip install "
+            "'uniformer_bench[export]'"
+        )
+
+
+def _plain(model: UniFormer) -> UniFormer:
+    """The model of plain operators, ready for inference."""
+    plain = UniFormer(model.spec, model.num_classes, PLAIN)
+    plain.load_state_dict(model.state_dict())
+    return plain.eval()
 
 
 def _checked(

@@ -20,7 +20,8 @@ class Protocol:
 
     `device` is a device that is there, as resolve_device gives it. On a CUDA device, `cache` says whether its L2
     is emptied before a repeat (cold, the default) or left as the last one made it, and `graph` whether repeats are
-    replays of a CUDA graph; elsewhere there is neither. Raises UbenchError with the rule and the value.
+    replays of a CUDA graph; elsewhere there is neither. `onnx` says that ONNX Runtime runs the model instead of
+    PyTorch, in fp32 on a CPU. Raises UbenchError with the rule and the value.
     """
 
     device: str
@@ -34,6 +35,7 @@ class Protocol:
     mode: str = "inference"
     cache: str | None = None
     graph: bool = False
+    onnx: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "size", (self.size, self.size) if isinstance(self.size, int) else tuple(self.size))
@@ -47,6 +49,9 @@ class Protocol:
             if word not in known:
                 raise UbenchError(f"{name} must be one of {', '.join(known)}, got {word!r}")
         self._check_gpu_settings()
+        if self.onnx and (self.device != "cpu" or self.precision != "fp32" or self.compile or self.mode != "inference"):
+            got = f"{self.device}, {self.precision}{', compiled' if self.compile else ''}, {self.mode}"
+            raise UbenchError(f"onnx must be inference on a CPU in fp32, not compiled, got {got}")
 
     def _check_gpu_settings(self) -> None:
         if self.cache is not None and self.cache not in CACHES:
@@ -63,9 +68,10 @@ class Protocol:
         return self.device.startswith("cuda")
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain data, as JSON has it; `cache` and `graph` only for a CUDA device."""
+        """Plain data, as JSON has it; `cache` and `graph` only for a CUDA device, `onnx` only where it is true."""
+        unsaid = (() if self.on_cuda else ("cache", "graph")) + (() if self.onnx else ("onnx",))
         plain = asdict(self) | {"size": list(self.size)}
-        return plain if self.on_cuda else {name: plain[name] for name in plain if name not in ("cache", "graph")}
+        return {name: plain[name] for name in plain if name not in unsaid}
 
     def dtype(self) -> Any:
         """The torch.dtype of weights and clips."""

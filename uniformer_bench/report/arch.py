@@ -60,6 +60,8 @@ def view(trial: Trial, given: Input | None) -> ArchView | None:
     """The view of a trial's spec; None where there is no spec, or none that can exist for this input."""
     if trial.spec is None or given is None:
         return None
+    if trial.clip is not None:
+        given = given._replace(**trial.clip._asdict())
     try:
         spec = ArchSpec.from_dict(trial.spec)
         stages = _stages(spec, given, trial.stage_ms)

@@ -64,13 +64,16 @@ def _warnings(device: Device) -> str:
     return f"<details><summary>{plural(len(told), 'warning')} of measuring</summary><ul>{rows}</ul></details>"
 
 
+HOW = (("compile", "compiled"), ("onnx", "ONNX Runtime"))  # what a protocol is called for where it is true
+
+
 def terms(protocol: Mapping[str, Any]) -> str:
     """A protocol in a few words: cuda bf16, batch 8, compiled."""
     parts = [f"{protocol.get('device', '')} {protocol.get('precision', '')}".strip()]
     parts += [f"batch {protocol['batch']}"] if protocol.get("batch") else []
     on_cpu = str(protocol.get("device")) == "cpu" and protocol.get("threads")
     parts += [plural(protocol["threads"], "thread")] if on_cpu else []
-    return ", ".join([*parts, *(["compiled"] if protocol.get("compile") else [])])
+    return ", ".join([*parts, *(word for key, word in HOW if protocol.get(key))])
 
 
 def own_name(info: Mapping[str, Any]) -> str:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from uniformer_bench.metrics import METRICS
-from uniformer_bench.runs import Record, choice_text, known
+from uniformer_bench.runs import Record, choice_text, clip_of, known
+from uniformer_bench.space import Clip
 
 COUNTED = ("complete", "pruned", "infeasible", "oom", "diverged", "timeout", "crashed")
 BESIDE = ("refused", "repeated", "interrupted")
@@ -47,6 +48,7 @@ class Trial(NamedTuple):
     stage_ms: tuple[float, ...] = ()
     run: str = ""
     finalist: bool = False
+    clip: Clip | None = None  # its own, where clips vary
 
     @property
     def label(self) -> str:
@@ -112,6 +114,7 @@ def _trial(record: Record) -> Trial:
         stage_ms=_stage_ms(record.get("stages")),
         run=str(record.get("run") or ""),
         finalist=bool(record.get("finalist")),
+        clip=clip_of({}, record) if record.get("clip") else None,
     )
 
 

@@ -5,6 +5,7 @@ interval is narrow, in turns with those it will be compared to.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,15 +17,23 @@ from uniformer_bench.model.inference import for_inference
 from uniformer_bench.search.evaluate import Result, latency_run, turns_of
 from uniformer_bench.search.executors import LocalExecutor
 from uniformer_bench.search.retraining import POLL_S, STOPPED
+from uniformer_bench.space import Clip
 from uniformer_bench.spec import ArchSpec
 
 WHOLE_SHARE = 0.75  # of the time for the whole models, the rest for their stages
 
 
-class Contest(NamedTuple):
-    """The architectures to measure together; it travels to a worker."""
+class Entrant(NamedTuple):
+    """An architecture, and the clip that it is for."""
 
-    specs: tuple[ArchSpec, ...]
+    spec: ArchSpec
+    clip: Clip
+
+
+class Contest(NamedTuple):
+    """The architectures to measure together, each on its clips; it travels to a worker."""
+
+    entrants: tuple[Entrant, ...]
     num_classes: int
     protocol: Protocol
     turns: Path  # folder of the device's locks
@@ -42,12 +51,14 @@ class Times(NamedTuple):
 def hold(contest: Contest) -> list[Times]:
     """The times of every architecture, in a worker process, while all else of ours waits."""
     protocol, turns = contest.protocol, turns_of(contest.turns)
-    stages_s = (1 - WHOLE_SHARE) * contest.budget_s / len(contest.specs)
+    protocols = [replace(protocol, **each.clip._asdict()) for each in contest.entrants]
+    stages_s = (1 - WHOLE_SHARE) * contest.budget_s / len(contest.entrants)
+    pairs = [(each.spec, own) for each, own in zip(contest.entrants, protocols, strict=True)]
     with thread_count(protocol.threads):
-        runs = [latency_run(build(spec, contest.num_classes), spec, protocol).run for spec in contest.specs]
+        runs = [latency_run(build(spec, contest.num_classes), spec, own).run for spec, own in pairs]
         with turns.working(), turns.alone():
             found = measure_latencies(runs, protocol, budget_s=WHOLE_SHARE * contest.budget_s, seed=contest.seed)
-            stages = [_stages_ms(spec, contest.num_classes, protocol, stages_s) for spec in contest.specs]
+            stages = [_stages_ms(spec, contest.num_classes, own, stages_s) for spec, own in pairs]
     return [Times(latency.to_dict(), ms) for latency, ms in zip(found, stages, strict=True)]
 
 

@@ -299,7 +299,7 @@ class Search:
             self._finish(trial, None, without_numbers("refused", str(error)))
             return False
         reason = broken_limit(self._closed_form(candidate), space.constraints)
-        if candidate.spec.id in self._known or candidate.spec.id in self._flying():
+        if candidate.id in self._known or candidate.id in self._flying():
             self._repeat(trial, candidate)
         elif reason:
             self._finish(trial, candidate, without_numbers("refused", reason))
@@ -310,10 +310,10 @@ class Search:
 
     def _closed_form(self, candidate: Candidate) -> dict[str, float]:
         question = self.question
-        return closed_form_metrics(cost_of(candidate.spec, question.space, len(question.clips.classes)))
+        return closed_form_metrics(cost_of(candidate, question.space, len(question.clips.classes)))
 
     def _flying(self) -> set[str]:
-        return {flight.candidate.spec.id for flight in (*self._in_flight.values(), *self._paused.values())}
+        return {flight.candidate.id for flight in (*self._in_flight.values(), *self._paused.values())}
 
     def _free_device(self) -> str:
         taken = Counter(flight.device for flight in self._in_flight.values())
@@ -322,11 +322,12 @@ class Search:
 
     def _task(self, flight: Flight) -> Task:
         question, number = self.question, flight.trial.number
+        frames, size = question.space.clip_of(flight.candidate)
         return Task(
             spec=flight.candidate.spec,
             trained=trained_spec(flight.candidate.trained, question.space.recipe),
             num_classes=len(question.clips.classes),
-            protocol=replace(question.protocol, device=flight.device),
+            protocol=replace(question.protocol, device=flight.device, frames=frames, size=size),
             measure=question.space.measure,
             constraints=dict(question.space.constraints),
             recipe=question.space.recipe,
@@ -340,6 +341,7 @@ class Search:
             resumed=flight.record is not None,
             latency_budget_s=BASELINE_S if flight.trial.user_attrs.get("baseline") else LATENCY_BUDGET_S,
             start=question.start,
+            clip=flight.candidate.clip,
         )
 
     def _until(self, flight: Flight) -> float:
@@ -363,7 +365,7 @@ class Search:
 
     def _repeat(self, trial: optuna.Trial, candidate: Candidate) -> None:
         """An architecture the study has is not evaluated again: the reason names the trial that was."""
-        known = self._known.get(candidate.spec.id)
+        known = self._known.get(candidate.id)
         where = f"of trial {known['number']}" if known else "is being evaluated"
         self._finish(trial, candidate, without_numbers("repeated", f"the architecture {where}"))
 

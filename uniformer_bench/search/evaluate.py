@@ -19,6 +19,7 @@ import torch
 from uniformer_bench.data import load_clips
 from uniformer_bench.data.clips import Clips
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.export.graphs import onnx_runner
 from uniformer_bench.measure.accuracy import accuracy
 from uniformer_bench.measure.energy import LEAST_WINDOW_S, measure_energy, open_meter
 from uniformer_bench.measure.latency import Run, measure_latency
@@ -34,8 +35,9 @@ from uniformer_bench.model.uniformer import UniFormer
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.donors import Start, begin
 from uniformer_bench.search.turns import Turns
+from uniformer_bench.space import Clip
 from uniformer_bench.spec import ArchSpec
-from uniformer_bench.train import ShortRun, to_input
+from uniformer_bench.train import ShortRun, input_of
 
 LATENCY_BUDGET_S = 0.3
 ENERGY_WINDOW_S = LEAST_WINDOW_S
@@ -61,6 +63,7 @@ class Task(NamedTuple):
     resumed: bool = False  # it has been measured, and goes on from there
     latency_budget_s: float = LATENCY_BUDGET_S
     start: Start | None = None  # the weights that the short run inherits from
+    clip: Clip | None = None  # what it is trained on, made of the data's clips, where that is its own
 
 
 class Result(NamedTuple):
@@ -176,10 +179,10 @@ def check_measurable(measure: Collection[str], devices: Iterable[str]) -> None:
 
 
 def _latency(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
-    """What takes long, compiling, is done while others go on; only the repeats are taken alone."""
+    """What takes long, compiling and translating, is done while others go on; only the repeats are taken alone."""
     protocol = task.protocol
     with thread_count(protocol.threads):
-        with _timed(found, "compile" if protocol.compile else "latency"):
+        with _timed(found, "compile" if protocol.compile or protocol.onnx else "latency"):
             run, notes = latency_run(model, task.spec, protocol)
         with turns.alone(), _timed(found, "latency"):
             latency = measure_latency(run, protocol, budget_s=task.latency_budget_s)
@@ -202,11 +205,18 @@ def latency_run(model: UniFormer, spec: ArchSpec, protocol: Protocol) -> Latency
 
     A compiled one holds for the number of threads at the time.
     """
+    if protocol.onnx:
+        return _onnx_run(model, spec, protocol)
     subject = for_inference(copy.deepcopy(model).to(protocol.device, protocol.dtype()).eval())
     clips = clips_like(spec, protocol.batch, protocol.frames, protocol.size)
     clips = clips.to(protocol.device, protocol.dtype())
     forward, notes = compile_model(subject, clips) if protocol.compile else (subject, ())
     return LatencyRun(lambda: forward(clips), notes)
+
+
+def _onnx_run(model: UniFormer, spec: ArchSpec, protocol: Protocol) -> LatencyRun:
+    run, clips = onnx_runner(model, protocol), clips_like(spec, protocol.batch, protocol.frames, protocol.size)
+    return LatencyRun(lambda: run(clips), ())
 
 
 def _energy(task: Task, model: UniFormer, found: Result) -> None:
@@ -236,7 +246,7 @@ def _learn(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
     if task.until < 1:
         raise _EndTrialError("paused", f"paused at {task.until:.0%} of the short run")
     with _timed(found, "accuracy"):
-        result = accuracy(model, clips.validation, to_input=to_input, device=task.protocol.device)
+        result = accuracy(model, clips.validation, to_input=input_of(task.clip), device=task.protocol.device)
     found.metrics["accuracy"] = result.value
     found.intervals["accuracy"] = result.ci95
 
@@ -244,7 +254,7 @@ def _learn(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
 def _advanced(task: Task, model: UniFormer, clips: Clips, turns: Turns, found: Result) -> ShortRun:
     """The short run, trained up to where it pauses or ends; the rungs on the way are noted."""
     device, precision = task.protocol.device, task.protocol.precision
-    run = ShortRun(model, clips.train, task.recipe, device=device, precision=precision, seed=task.seed)
+    run = ShortRun(model, clips.train, task.recipe, device=device, precision=precision, seed=task.seed, clip=task.clip)
     if task.resumed and task.paused is not None and task.paused.exists():  # else it starts again, and comes to the same
         state = read_pickled(task.paused)
         assert isinstance(state, dict), "a pause writes the state as a mapping"

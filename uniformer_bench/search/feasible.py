@@ -2,7 +2,6 @@
 
 import random
 from collections import Counter
-from typing import Any
 
 from uniformer_bench.cost import Cost, cost
 from uniformer_bench.errors import NothingFeasibleError
@@ -17,9 +16,10 @@ def closed_form_metrics(total: Cost) -> dict[str, float]:
     return {"params": total.params, "macs": total.macs, "flops": total.flops}
 
 
-def cost_of(spec: Any, space: Space, num_classes: int) -> Cost:
-    """The cost of `spec` for the clips that the space measures at."""
-    return cost(spec, frames=space.input.frames, size=space.input.size, num_classes=num_classes)
+def cost_of(candidate: Candidate, space: Space, num_classes: int) -> Cost:
+    """The cost of what is measured, on the clips that it is measured on."""
+    frames, size = space.clip_of(candidate)
+    return cost(candidate.spec, frames=frames, size=size, num_classes=num_classes)
 
 
 def check_feasible(space: Space, num_classes: int, seed: int) -> None:
@@ -27,7 +27,7 @@ def check_feasible(space: Space, num_classes: int, seed: int) -> None:
     rng, reasons = random.Random(seed), Counter[str]()
     least: dict[str, float] = {}
     for _ in range(min(FEASIBILITY_SAMPLES, 4 * space.size())):
-        metrics = closed_form_metrics(cost_of(space.candidate(random_pick(rng)).spec, space, num_classes))
+        metrics = closed_form_metrics(cost_of(space.candidate(random_pick(rng)), space, num_classes))
         if broken_limit(metrics, space.constraints) is None:
             return
         for key in space.constraints:

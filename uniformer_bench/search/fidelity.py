@@ -32,9 +32,8 @@ from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, p
 from uniformer_bench.search.run_files import as_searched
 from uniformer_bench.search.session import only_driver
 from uniformer_bench.search.turns import turns_folder
-from uniformer_bench.space import Space, parse_space, stored_pick
-from uniformer_bench.spec import ArchSpec
-from uniformer_bench.train import to_input
+from uniformer_bench.space import Candidate, Space, parse_space, stored_pick
+from uniformer_bench.train import input_of
 
 SCHEMA_VERSION = 1
 BANDS, TOP = 3, 0.25
@@ -204,9 +203,10 @@ def _data(info: Mapping[str, Any], options: Options) -> dict[str, Any]:
     return found | {"cache": options.cache} | ({} if builtin else dict(options.data_options))
 
 
-def _spec(record: Record, terms: _Terms) -> ArchSpec:
+def _candidate(record: Record, terms: _Terms) -> Candidate:
     """The architecture as the search trained it, which a space may train at another scale than it measures."""
-    return trained_spec(terms.space.candidate(stored_pick(record["params"])).trained, terms.short)
+    found = terms.space.candidate(stored_pick(record["params"]))
+    return found._replace(trained=trained_spec(found.trained, terms.short))
 
 
 def _proxies(record: Record, split: Split, terms: _Terms) -> dict[str, float | None]:
@@ -214,10 +214,11 @@ def _proxies(record: Record, split: Split, terms: _Terms) -> dict[str, float | N
     device, lesson = terms.places[0].device, terms.lesson
     order = torch.randperm(len(split.labels), generator=torch.Generator().manual_seed(terms.seed))
     index = order[: terms.short.batch].numpy()
-    clips = to_input(torch.from_numpy(split.clips[index]).to(device))
+    candidate = _candidate(record, terms)
+    clips = input_of(candidate.clip)(torch.from_numpy(split.clips[index]).to(device))
     labels = torch.from_numpy(split.labels[index]).to(device)
     torch.manual_seed(terms.seed)
-    model = build(_spec(record, terms), lesson.num_classes, lesson.implementation)
+    model = build(candidate.trained, lesson.num_classes, lesson.implementation)
     begin(model, lesson.start)
     model.to(device)
     return {name: finite(proxy(model, clips, labels)) for name, proxy in PROXIES}
@@ -228,8 +229,8 @@ def _longer(sample: Sequence[Record], terms: _Terms, run: Path, say: Callable[[s
     kept = _Kept(run / "fidelity.json", terms.long.epochs)
     times = terms.long.epochs / terms.short.epochs
     asked = [
-        Training(r["number"], _spec(r, terms), terms.seed, times * r["seconds"].get("train", 0.0))
-        for r in sample
+        Training(r["number"], each.trained, terms.seed, times * r["seconds"].get("train", 0.0), each.clip)
+        for r, each in ((record, _candidate(record, terms)) for record in sample)
         if r["number"] not in kept.scores()
     ]
 

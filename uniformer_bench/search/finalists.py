@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from uniformer_bench.data.clips import Clips
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.search.contest import Contest, Times, measured
+from uniformer_bench.search.contest import Contest, Entrant, Times, measured
 from uniformer_bench.search.donors import Start
 from uniformer_bench.search.estimates import Estimate, SeedNoise, chances_on_front, mean_accuracy, seed_noise
 from uniformer_bench.search.evaluate import trained_spec
@@ -20,7 +20,6 @@ from uniformer_bench.search.pareto import to_losses
 from uniformer_bench.search.retraining import SPENT, Lesson, Place, Scores, Training, retrained
 from uniformer_bench.search.run_files import finalists_of, remeasured
 from uniformer_bench.space import Space, stored_pick
-from uniformer_bench.spec import ArchSpec
 
 EACH_S, ALL_S = 2.0, 40.0  # of latency, for one finalist and for all, at most
 LATENCY_SHARE = 0.5  # of the time left, where there is little
@@ -131,9 +130,10 @@ def _times(times: Times) -> Row:
 
 
 def _contest(chosen: Sequence[Record], terms: Terms, budget_s: float) -> Contest:
-    specs, place = tuple(ArchSpec.from_dict(record["spec"]) for record in chosen), terms.places[0]
+    found, place = [terms.space.candidate(stored_pick(record["params"])) for record in chosen], terms.places[0]
+    entrants = tuple(Entrant(each.spec, terms.space.clip_of(each)) for each in found)
     protocol = replace(terms.protocol, device=place.device)
-    return Contest(specs, len(terms.clips.classes), protocol, place.turns, budget_s, terms.seed)
+    return Contest(entrants, len(terms.clips.classes), protocol, place.turns, budget_s, terms.seed)
 
 
 def _train(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: Clock) -> str | None:
@@ -157,10 +157,11 @@ def _train(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: C
 def _missing(row: Row, record: Record, terms: Terms) -> list[Training]:
     """The trainings that this finalist has not had yet."""
     had = {*row["accuracy"]["by_seed"], *row["accuracy"]["failed"]}
-    spec = trained_spec(terms.space.candidate(stored_pick(record["params"])).trained, terms.space.recipe)
+    candidate = terms.space.candidate(stored_pick(record["params"]))
+    spec = trained_spec(candidate.trained, terms.space.recipe)
     seeds = [terms.seed + i for i in range(1, terms.seeds + 1)]
     took_s = record["seconds"].get("train", 0.0)
-    return [Training(row["trial"], spec, seed, took_s) for seed in seeds if str(seed) not in had]
+    return [Training(row["trial"], spec, seed, took_s, candidate.clip) for seed in seeds if str(seed) not in had]
 
 
 def _lesson(terms: Terms) -> Lesson:

@@ -20,8 +20,8 @@ from uniformer_bench.data.sources import read_listing
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import default_threads, worker_devices
 from uniformer_bench.model import build
-from uniformer_bench.search.feasible import check_feasible, sample_candidates
-from uniformer_bench.space import Candidate, Input, Space
+from uniformer_bench.search.feasible import check_feasible, cost_of, sample_candidates
+from uniformer_bench.space import Candidate, Clip, Input, Space
 from uniformer_bench.train import short_run
 
 SAMPLES = 20
@@ -74,23 +74,27 @@ def _data(source: str, at: Input, options: Mapping[str, Any]) -> _Data:
 def _built(candidate: Candidate, space: Space, data: _Data) -> dict[str, Any]:
     with torch.device("meta"):  # shapes without memory
         model = build(candidate.spec, data.classes)
-    at = cost(candidate.spec, frames=space.input.frames, size=space.input.size, num_classes=data.classes)
+    at = cost_of(candidate, space, data.classes)
     params = sum(p.numel() for p in model.parameters())
     assert params == at.params, "the closed form and the model disagree"
-    known = {"spec_id": candidate.spec.id, "pattern": candidate.spec.pattern, "params": params, "macs": at.macs}
+    known = {"spec_id": candidate.id, "pattern": candidate.spec.pattern, "params": params, "macs": at.macs}
     clips = space.recipe.steps(data.clips) * space.recipe.batch
     return known | {"short_run_macs": _forward_macs(candidate, space, data) * clips, "candidate": candidate}
 
 
 def _forward_macs(candidate: Candidate, space: Space, data: _Data) -> int:
-    at = cost(candidate.trained, frames=space.data.frames, size=space.data.size, num_classes=data.classes)
-    return at.macs
+    frames, size = _short_run_clip(candidate, space)
+    return cost(candidate.trained, frames=frames, size=size, num_classes=data.classes).macs
+
+
+def _short_run_clip(candidate: Candidate, space: Space) -> Clip:
+    return candidate.clip or Clip(space.data.frames, space.data.size)
 
 
 def _macs_per_s(candidate: Candidate, space: Space, data: _Data, device: str) -> float:
     """MACs of the forward pass that training gets through in a second, on one core where there is no GPU."""
-    height, width = space.data.size
-    clip = (space.data.frames, height, width, 3)
+    frames, (height, width) = _short_run_clip(candidate, space)
+    clip = (frames, height, width, 3)
     batch = max(2, min(space.recipe.batch, TIMED_ELEMENTS // int(np.prod(clip))))
     rng = np.random.default_rng(0)
     split = Split(rng.integers(0, 256, (batch, *clip), dtype=np.uint8), np.arange(batch) % data.classes)

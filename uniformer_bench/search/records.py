@@ -17,10 +17,11 @@ def record_of(trial: optuna.Trial, candidate: Candidate | None, result: Result, 
         "number": trial.number,
         "state": result.state,
         "reason": result.reason,
-        "spec_id": candidate.spec.id if candidate else None,
+        "spec_id": candidate.id if candidate else None,
         "pattern": candidate.spec.pattern if candidate else None,
         "baseline": trial.user_attrs.get("baseline"),
         "spec": candidate.spec.to_dict() if candidate else None,
+        **_clip(candidate),
         "params": dict(trial.params),
         "metrics": dict(result.metrics),
         "intervals": {key: list(ends) for key, ends in result.intervals.items()},
@@ -30,6 +31,13 @@ def record_of(trial: optuna.Trial, candidate: Candidate | None, result: Result, 
         "rungs": list(result.rungs),
         "finished_s": finished_s,
     }
+
+
+def _clip(candidate: Candidate | None) -> dict[str, Any]:
+    """The clip it is for, where clips vary."""
+    if candidate is None or candidate.clip is None:
+        return {}
+    return {"clip": {"frames": candidate.clip.frames, "size": list(candidate.clip.size)}}
 
 
 def joined(before: Record | None, after: Record) -> Record:

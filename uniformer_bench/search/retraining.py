@@ -18,8 +18,9 @@ from uniformer_bench.search.donors import Start, begin
 from uniformer_bench.search.evaluate import Result, clips_of, turns_of
 from uniformer_bench.search.executors import LocalExecutor
 from uniformer_bench.search.turns import device_turns
+from uniformer_bench.space import Clip
 from uniformer_bench.spec import ArchSpec
-from uniformer_bench.train import short_run, to_input
+from uniformer_bench.train import input_of, short_run
 
 POLL_S = 0.5
 STOPPED, SPENT = "the search was stopped", "the budget was spent"
@@ -57,6 +58,7 @@ class Training(NamedTuple):
     spec: ArchSpec
     seed: int
     expected_s: float
+    clip: Clip | None = None  # where it has its own
 
 
 class Scores(NamedTuple):
@@ -86,10 +88,12 @@ def train_again(task: tuple[Training, Lesson, Place]) -> Scores:
             begin(model, lesson.start)
             outcome = short_run(
                 model, clips.train, lesson.recipe,
-                device=place.device, precision=lesson.precision, seed=training.seed, at_step=turns.offer,
+                device=place.device, precision=lesson.precision, seed=training.seed, clip=training.clip,
+                at_step=turns.offer,
             )  # fmt: skip
             if outcome.diverged:
                 return Scores(reason=f"diverged: {outcome.diverged}")
+            to_input = input_of(training.clip)
             validation, test = (
                 accuracy(model, split, to_input=to_input, device=place.device).value if looked_at else None
                 for split, looked_at in ((clips.validation, True), (clips.test, lesson.test))

@@ -18,6 +18,7 @@ from uniformer_bench.data import load_clips
 from uniformer_bench.data.strips import sample_strips
 from uniformer_bench.data.videos import Watch
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.export.graphs import check_onnx
 from uniformer_bench.files import read_text
 from uniformer_bench.measure.environment import environment
 from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, resolve_device, worker_devices
@@ -50,6 +51,7 @@ class Options(NamedTuple):
     device: str
     precision: str
     compile: bool
+    onnx: bool
     sampler: str
     seed: int
     workers: int | None
@@ -143,11 +145,14 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
         device=device,
         precision=options.precision,
         compile=options.compile,
+        onnx=options.onnx,
         batch=space.input.batch,
         frames=space.input.frames,
         size=space.input.size,
         threads=cores,
     )
+    if options.onnx:
+        check_onnx()
     devices = worker_devices(device, options.workers)
     check_measurable(space.measure, devices)
     start = start_from(options.init) if options.init else None
@@ -262,6 +267,8 @@ def _notes(question: Question) -> list[str]:
             "Costs are those of the architectures at full scale; accuracy is that of a short run of the same "
             "pattern, depths, tubes and position embedding at the scale of the space's short_run_scale."
         )
+    if question.protocol.onnx:
+        notes.append("Latency is that of ONNX Runtime; memory and the latency of single stages are PyTorch's.")
     left_out = {"accuracy", "latency", "memory", "training_memory"} - set(space.measure)
     notes += [
         f"{key.replace('_', ' ')} was not measured: the space's `measure` leaves it out" for key in sorted(left_out)

@@ -14,7 +14,7 @@ from uniformer_bench.data.videos import CACHE_LIMIT_GB, MAX_BAD, Watch
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.picks import pick_trial
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.runs import load_records
+from uniformer_bench.runs import clip_of, load_records
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.training.loop import finish, train
 from uniformer_bench.training.plan import FROM_SCRATCH_LR, PAPER, SPLIT_SEED, Plan, with_settings
@@ -63,9 +63,8 @@ def subject_of(
         raise UbenchError("--trial and limits choose from a run: name it with --run")
     if run is not None:
         found = load_records(run)
-        record, clip = pick_trial(found, trial, limits), found.info["input"]
-        height, width = clip["size"]
-        return Subject(ArchSpec.from_dict(record["spec"]), clip["frames"], (height, width), _recipe_of(found.info))
+        record = pick_trial(found, trial, limits)
+        return Subject(ArchSpec.from_dict(record["spec"]), *clip_of(found.info, record), _recipe_of(found.info))
     scratch = replace(PAPER, lr=FROM_SCRATCH_LR)
     if variant is not None:
         row = find_variant(variant)

@@ -88,7 +88,7 @@ class Proposer:
         return self._start(index)
 
     def propose(self, trials: Sequence[Known], taken: set[str], scales: Mapping[str, Scale]) -> Suggestion | None:
-        """The candidate that is expected to add most to the front, none of those `taken` (by spec id).
+        """The candidate that is expected to add most to the front, none of those `taken` (by id).
 
         None where there is none left. `scales` are the hypervolume's axes.
         """
@@ -117,9 +117,9 @@ class Proposer:
     # ------------------------------------------------------------ candidates
 
     def _row(self, found: Suggestion) -> _Row:
-        at, spec = self._space.input, found.candidate.spec
-        cost = cost_of(spec, self._space, self._num_classes)
-        return _Row(found, features(spec, cost, at.frames, at.size), closed_form_metrics(cost))
+        cost = cost_of(found.candidate, self._space, self._num_classes)
+        frames, size = self._space.clip_of(found.candidate)
+        return _Row(found, features(found.candidate.spec, cost, frames, size), closed_form_metrics(cost))
 
     def _row_of(self, trial: Known) -> _Row:
         if trial.number not in self._known:
@@ -130,12 +130,12 @@ class Proposer:
 
     def _add(self, found: Iterable[Suggestion]) -> list[str]:
         """Takes up what closed forms do not refuse and is not there yet; gives the new ones' keys."""
-        unseen = {each.candidate.spec.id: each for each in found if each.candidate.spec.id not in self._rows}
+        unseen = {each.candidate.id: each for each in found if each.candidate.id not in self._rows}
         return self._take(self._row(each) for each in unseen.values())
 
     def _take(self, rows: Iterable[_Row]) -> list[str]:
         kept = [row for row in rows if broken_limit(row.closed, self._space.constraints) is None]
-        new = {row.found.candidate.spec.id: row for row in kept}
+        new = {row.found.candidate.id: row for row in kept}
         self._rows |= new
         return list(new)
 
