@@ -9,7 +9,7 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.search.contest import Contest, Entrant, measured
 from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, retrained, train_again
-from uniformer_bench.search.run_files import MOST, decided, finalists_of, remeasured
+from uniformer_bench.search.run_files import MOST, challengers_of, decided, finalists_of, remeasured
 from uniformer_bench.space import Clip, parse_space, stored_pick
 from uniformer_bench.variants import variant
 
@@ -157,8 +157,8 @@ def test_a_stopped_end_is_finished_by_the_next_and_then_not_repeated(terms):
     assert [row["latency_ms"] for row in stopped.rows] == [None, None]
     assert [row["accuracy"]["mean"] for row in stopped.rows] == [0.9, 0.2]  # of the search, until there are others
     assert stopped.reason == (
-        "latency was not measured again: the search was stopped; "
-        "2 of 2 trainings from other seeds were left out: the search was stopped"
+        "2 of 2 trainings from other seeds were left out: the search was stopped; "
+        "latency was not measured again: the search was stopped"
     )
     whole = ended(records, stopped, terms, Clock(lambda: 20.0, lambda: True))
     assert whole.reason is None
@@ -172,6 +172,25 @@ def test_a_stopped_end_is_finished_by_the_next_and_then_not_repeated(terms):
     later = ended([*records, record(2, 0.95, 3.0)], whole, terms, Clock(lambda: 0.0, lambda: True))
     assert [len(row["accuracy"]["by_seed"]) for row in later.rows] == [1, 2, 2]  # trainings stay, times do not
     assert {row["latency_ms"] is None for row in later.rows} == {True}
+
+
+def test_who_stood_behind_a_lucky_one_is_asked_in_its_place(terms):
+    """Trial 0 is 0.99 in the search and learns about a tenth; 1 was as slow and had 0.98, 2 had 0.97."""
+    records = [record(i, 0.99 - i / 100, 2.0 + i / 100, params=PARAMS[i % 2]) for i in range(5)]
+    assert [row["number"] for row in finalists_of(records, ("accuracy", "latency"))] == [0]
+    found = ended(records, Finalists([], None), terms, Clock(lambda: math.inf, lambda: True))
+    assert [row["trial"] for row in found.rows] == [0, 1, 2], "three rounds"
+    assert all(set(row["accuracy"]["by_seed"]) == {"7", "8"} and row["latency_ms"] for row in found.rows)
+    marked = decided(records, found.rows, ("accuracy", "latency"))
+    assert [row["finalist"] for row in marked] == [True, True, True, False, False]
+    assert not any(row["front"] for row in marked[3:])
+    assert ended(records, found, terms, Clock(lambda: math.inf, never)) == found
+    nobody = ended(records, Finalists([], None), terms._replace(seeds=0), Clock(lambda: math.inf, lambda: True))
+    assert [row["trial"] for row in nobody.rows] == [0]
+    some = [{"trial": 0, "accuracy": {"mean": 0.985, "ci95": [0.9, 1]}, "latency_ms": None}]
+    assert challengers_of(records, some, ("accuracy", "latency")) == []
+    some[0]["accuracy"]["mean"] = 0.975
+    assert challengers_of(records, some, ("accuracy", "latency")) == [records[1]]
 
 
 def test_a_search_that_measures_neither_ends_at_once(terms):

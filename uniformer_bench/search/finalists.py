@@ -1,8 +1,9 @@
 """How a search ends: the front and the baselines are measured by the full protocol and trained again from other seeds.
 
 The best of many noisy looks are lucky ones. What chose a finalist is no evidence for it: its latency is the full
-protocol's, its accuracy the mean of trainings that had no part in the choice, and each has its interval. The test
-split is read here alone. The study keeps what the search went by; the run's files and its page go by the finalists.
+protocol's, its accuracy the mean of trainings that had no part in the choice, and each has its interval. Who stood
+behind one that was lucky is asked next. The test split is read here alone. The study keeps what the search went by;
+the run's files and its page go by the finalists.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,14 +18,15 @@ from uniformer_bench.search.donors import Start
 from uniformer_bench.search.estimates import Estimate, SeedNoise, chances_on_front, mean_accuracy, seed_noise
 from uniformer_bench.search.evaluate import trained_spec
 from uniformer_bench.search.pareto import to_losses
-from uniformer_bench.search.retraining import SPENT, Lesson, Place, Scores, Training, retrained
-from uniformer_bench.search.run_files import finalists_of, remeasured
+from uniformer_bench.search.retraining import SPENT, Lesson, Place, Retrained, Scores, Training, retrained
+from uniformer_bench.search.run_files import challengers_of, finalists_of, remeasured
 from uniformer_bench.space import Space, stored_pick
 
 EACH_S, ALL_S = 2.0, 40.0  # of latency, for one finalist and for all, at most
 LATENCY_SHARE = 0.5  # of the time left, where there is little
 BUDGET_SHARE = 0.1  # of a time to stop in, kept for the finalists, but no more than they are likely to take
 LIKELY = 12  # finalists of a search
+ROUNDS = 3  # of trainings: the front, those that take the place of its lucky ones, and those of theirs
 
 Record = Mapping[str, Any]
 Row = dict[str, Any]
@@ -77,12 +79,13 @@ def ended(records: Sequence[Record], before: Finalists, terms: Terms, clock: Clo
         return Finalists([], "no trial is complete")
     old = {row["trial"]: row for row in before.rows}
     rows = [_row(record, old.get(record["number"], {})) for record in chosen]
-    reasons = []
-    if "latency" in terms.space.measure and not _same_times(rows, before.rows):
-        reasons.append(_time(rows, chosen, terms, clock))
+    timed, reasons = "latency" in terms.space.measure, []
     if "accuracy" in terms.space.measure:
-        reasons.append(_train(rows, chosen, terms, clock))
-        _summarise(rows, len(terms.clips.validation.labels), len(terms.clips.test.labels), str(terms.seed))
+        kept_s = _timing_s(rows, LATENCY_SHARE * clock.left_s()) if timed else 0.0
+        until_timing = clock._replace(left_s=lambda: clock.left_s() - kept_s)
+        reasons += _train_in_rounds(rows, chosen, records, old, terms, until_timing)
+    if timed and not _same_times(rows, before.rows):
+        reasons.append(_time(rows, chosen, terms, clock))
     _add_chances(rows, chosen, terms)
     return Finalists(rows, "; ".join(dict.fromkeys(reason for reason in reasons if reason)) or None)
 
@@ -112,8 +115,7 @@ def _time(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: Cl
     """Adds latencies to the rows; why not, where not."""
     for row in rows:
         row |= {"latency_ms": None, "stages": None}
-    share = LATENCY_SHARE if "accuracy" in terms.space.measure and terms.seeds else 1.0
-    budget_s = min(EACH_S * len(rows), ALL_S, share * clock.left_s())
+    budget_s = _timing_s(rows, clock.left_s())
     if budget_s <= 0:
         return f"latency was not measured again: {SPENT}"
     found = measured(_contest(chosen, terms, budget_s), clock.poll)
@@ -122,6 +124,11 @@ def _time(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: Cl
     for row, times in zip(rows, found, strict=True):
         row |= _times(times)
     return None
+
+
+def _timing_s(rows: Sequence[Row], most_s: float) -> float:
+    """The seconds that the finalists' latencies take."""
+    return min(EACH_S * len(rows), ALL_S, most_s)
 
 
 def _times(times: Times) -> Row:
@@ -136,20 +143,46 @@ def _contest(chosen: Sequence[Record], terms: Terms, budget_s: float) -> Contest
     return Contest(entrants, len(terms.clips.classes), protocol, place.turns, budget_s, terms.seed)
 
 
+def _train_in_rounds(
+    rows: list[Row],
+    chosen: list[Record],
+    records: Sequence[Record],
+    old: Mapping[int, Row],
+    terms: Terms,
+    clock: Clock,
+) -> list[str | None]:
+    """Trains the finalists, and then those that take the place of the lucky ones, which join them.
+
+    Who does goes by the search's latencies, so that the next end of the same study asks the same.
+    """
+    reasons = [_train(rows, chosen, terms, clock)]
+    while len(reasons) < ROUNDS and not any(reasons):
+        untimed = [{**row, "latency_ms": None} for row in rows]
+        more = challengers_of(records, untimed, terms.space.objectives)
+        if not more:
+            break
+        chosen += more
+        rows += [_row(record, old.get(record["number"], {})) for record in more]
+        reasons.append(_train(rows, chosen, terms, clock))
+    return reasons
+
+
 def _train(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: Clock) -> str | None:
-    """Adds the missing trainings' scores to the rows; why some are missing still, where they are."""
+    """Adds the missing trainings' scores to the rows, and what all say together; why some are missing still, where
+    they are."""
     for row in rows:
         row["accuracy"] = row["accuracy"] or {"by_seed": {str(terms.seed): row["accuracy_in_search"]}, "failed": {}}
         row["test_accuracy"] = row["test_accuracy"] or {"by_seed": {}}
     asked = [training for row, record in zip(rows, chosen, strict=True) for training in _missing(row, record, terms)]
-    if not asked:
-        return None
-    found = retrained(
-        asked, _lesson(terms), terms.places, timeout_s=terms.timeout_s, left_s=clock.left_s, poll=clock.poll
-    )
+    found = Retrained({}, None)
+    if asked:
+        found = retrained(
+            asked, _lesson(terms), terms.places, timeout_s=terms.timeout_s, left_s=clock.left_s, poll=clock.poll
+        )
     by_trial = {row["trial"]: row for row in rows}
     for (trial, seed), scores in found.scores.items():
         _note(by_trial[trial], str(seed), scores)
+    _summarise(rows, len(terms.clips.validation.labels), len(terms.clips.test.labels), str(terms.seed))
     left_out = len(asked) - len(found.scores)
     return f"{left_out} of {len(asked)} trainings from other seeds were left out: {found.reason}" if left_out else None
 

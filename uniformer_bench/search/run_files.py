@@ -99,6 +99,15 @@ def finalists_of(records: Sequence[Mapping[str, Any]], objectives: Sequence[str]
     return kept + [row for row in complete(records, objectives) if row["baseline"] and row["number"] not in numbers]
 
 
+def challengers_of(
+    records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]], objectives: Sequence[str]
+) -> list[Mapping[str, Any]]:
+    """Those that are no finalists and are dominated by none, now that these have their later numbers: they stood behind
+    one that was lucky."""
+    numbers = {row["trial"] for row in finalists}
+    return [row for row in front(remeasured(records, finalists), objectives) if row["number"] not in numbers]
+
+
 def remeasured(records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     """The records with the accuracy, latency and throughput of those that were finalists: a short look beside other
     work may be far off, and one training lucky. What the search saw stays in the finalists' rows."""
@@ -123,11 +132,11 @@ def decided(
 ) -> list[dict[str, Any]]:
     """The records as the files have them: by the finalists' numbers, and marked `finalist` and `front`.
 
-    The front is that of the finalists, where they are those of these records: one training of any other trial is no
-    match for the mean of theirs. While a search goes on, there are none yet, or those of an earlier end.
+    The front is that of the finalists, where those of these records are among them: one training of any other trial
+    is no match for the mean of theirs. While a search goes on, there are none yet, or those of an earlier end.
     """
-    numbers = [row["number"] for row in finalists_of(records, objectives)] if finalists else []
-    final = set(numbers) if numbers == [row["trial"] for row in finalists] else set()
+    chosen, final = finalists_of(records, objectives), {row["trial"] for row in finalists}
+    final = final if {row["number"] for row in chosen} <= final else set()
     found = remeasured(records, finalists)
     members = {r["number"] for r in front([r for r in found if not final or r["number"] in final], objectives)}
     return [dict(r, front=r["number"] in members, finalist=r["number"] in final) for r in found]
