@@ -94,8 +94,8 @@ def test_the_front_of_the_files_is_the_finalists():
 
 def test_a_budget_keeps_what_the_finalists_are_likely_to_take():
     rows = [record(0, 0.8, 2.0), record(1, 0.8, 2.0, state="oom") | {"seconds": {"train": 99.0}}]
-    assert reserve_s(60, rows, 2, 2) == 6  # a tenth
-    assert reserve_s(3600, rows, 2, 2) == 40 + 2 * 12 * 1.0 / 2
+    assert reserve_s(60, rows, 2, 2) == 15  # a quarter
+    assert reserve_s(3600, rows, 2, 2) == 40 + 2 * 16 * 1.0 / 2
     assert reserve_s(3600, [], 2, 2) == 40
 
 

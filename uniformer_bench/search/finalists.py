@@ -24,8 +24,8 @@ from uniformer_bench.space import Space, stored_pick
 
 EACH_S, ALL_S = 2.0, 40.0  # of latency, for one finalist and for all, at most
 LATENCY_SHARE = 0.5  # of the time left, where there is little
-BUDGET_SHARE = 0.1  # of a time to stop in, kept for the finalists, but no more than they are likely to take
-LIKELY = 12  # finalists of a search
+BUDGET_SHARE = 0.25  # of a time to stop in, kept for the finalists, but no more than they are likely to take
+LIKELY = 16  # finalists of a search
 ROUNDS = 3  # of trainings: the front, those that take the place of its lucky ones, and those of theirs
 
 Record = Mapping[str, Any]
