@@ -159,8 +159,9 @@ def test_a_pick_takes_its_clip_along(searched, tmp_path):
 
 
 def test_other_devices_measure_each_on_its_own(searched):
-    _, document, _ = searched
+    folder, document, _ = searched
     words = ["remeasure", document["run"], "--budget", "2s", "--device", "cpu", "--json"]
+    words += ["--reports", str(folder / "reports")]
     done = CliRunner().invoke(cli, words)
     assert done.exit_code == 0, done.output
     rows = {row["trial"]: row["memory_bytes"] for row in json.loads(done.stdout)["rows"]}
