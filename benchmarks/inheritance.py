@@ -56,7 +56,9 @@ def trained(run: Run, arm: Arm, start: Start) -> dict[int, float]:
     wanted = {point["trial"] for point in info["fidelity"]["points"]}
     sample = {r["number"]: space.candidate(stored_pick(r["params"])) for r in run.trials if r["number"] in wanted}
     seed = info["seed"] + 1
-    asked = [Training(number, trained_spec(each.trained, recipe), seed, 0.0) for number, each in sample.items()]
+    asked = [
+        Training(number, trained_spec(each.trained, recipe), seed, 0.0, each.clip) for number, each in sample.items()
+    ]
     places = places_of(worker_devices("cpu", None), turns_folder())
     found = retrained(asked, lesson, places, timeout_s=None, left_s=lambda: math.inf, poll=lambda: True)
     return {trial: each.validation for (trial, _), each in found.scores.items() if each.validation is not None}

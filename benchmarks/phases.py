@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from uniformer_bench.errors import UbenchError
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.measure.roofline import ceilings
@@ -36,7 +37,9 @@ def trained_share(record: Record) -> float:
 
 
 def training_flops(run: Run) -> float:
-    """FLOPs of all short runs of the search."""
+    """FLOPs of all short runs of the search. Raises UbenchError where other clips are trained on than are measured."""
+    if any(run.info["input"][key] != run.info["data"][key] for key in ("frames", "size")):
+        raise UbenchError("a run must train on the clips that it measures, got others: its MACs are of those")
     recipe = Recipe.from_dict(run.info["recipe"])
     clips = recipe.steps(run.info["data"]["counts"]["train"]) * recipe.batch
     return sum(2 * BACKWARD * clips * trained_share(r) * r["metrics"].get("macs", 0) for r in run.trials)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from uniformer_bench.errors import UbenchError
 from uniformer_bench.runs import Run
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "benchmarks"))  # scripts, not a package
@@ -19,7 +20,14 @@ TRIALS = [
     {"number": 2, "state": "infeasible", "rungs": [], "metrics": {"macs": 9000}, "finished_s": 25.0}
     | {"seconds": {"latency": 1.0}},
 ]  # fmt: skip
-INFO = {"recipe": {"epochs": 2, "batch": 8}, "data": {"counts": {"train": 80}}, "elapsed_s": 50.0, "driver_cpu_s": 5.0}
+CLIP = {"frames": 4, "size": [16, 16]}
+INFO = {
+    "recipe": {"epochs": 2, "batch": 8},
+    "data": {"counts": {"train": 80}} | CLIP,
+    "input": CLIP,
+    "elapsed_s": 50.0,
+    "driver_cpu_s": 5.0,
+}
 
 
 def test_every_worker_second_is_somewhere_once():
@@ -27,6 +35,11 @@ def test_every_worker_second_is_somewhere_once():
     assert {phase.name: phase.seconds for phase in found} == {
         "latency": 4.0, "train": 20.0, "wait or start": 2 * 30 - 24.0, "finalists": 2 * (50 - 30.0)}  # fmt: skip
     assert sum(phase.seconds for phase in found) == 2 * INFO["elapsed_s"]
+
+
+def test_a_run_that_trains_on_other_clips_is_refused():
+    with pytest.raises(UbenchError, match="must train on the clips that it measures"):
+        phases.training_flops(Run(INFO | {"input": CLIP | {"frames": 8}}, TRIALS))
 
 
 def test_the_least_is_three_passes_over_what_was_trained_on():

@@ -16,9 +16,14 @@ from uniformer_bench.data.clips import Clips
 from uniformer_bench.data.listing import SPLITS
 from uniformer_bench.data.reading import StreamedClips, ahead
 from uniformer_bench.errors import UbenchError
+from uniformer_bench.measure.accuracy import accuracy
 from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.train import ShortRun
+from uniformer_bench.train import ShortRun, to_input
+from uniformer_bench.training.loop import train
+from uniformer_bench.training.plan import Plan
+from uniformer_bench.training.testing import accuracies
+from uniformer_bench.training.world import World
 from uniformer_bench.variants import find_variant
 
 CLIP_GB = 2 * 16 * 16 * 3 / 1e9
@@ -80,6 +85,20 @@ def test_what_is_there_in_whole_is_taken_whatever_the_limit(pets, tmp_path):
     assert sum(streamed_counts(others)) == 15, "the limit counts what is there"
 
 
+def test_raising_the_limit_keeps_more_and_the_smaller_part_goes(pets, tmp_path):
+    counts = [sum(streamed_counts(load(pets, tmp_path, cache_limit_gb=room * CLIP_GB))) for room in (5.5, 8.5, 15)]
+    assert counts == [10, 7, 0]
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_what_is_streamed_stays_so_until_it_is_asked_otherwise(pets, tmp_path, monkeypatch):
+    """Processes of one search must read the same, though another's files may make room meanwhile."""
+    monkeypatch.setattr(videos_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 7 * 1536))
+    assert sum(streamed_counts(load(pets, tmp_path))) == 8
+    monkeypatch.undo()
+    assert sum(streamed_counts(load(pets, tmp_path))) == 8
+
+
 def test_a_full_disk_is_a_limit_too(pets, tmp_path, monkeypatch):
     # Clips are on the disk three times while they are made.
     free = 3 * 15 * 2 * 16 * 16 * 3
@@ -116,6 +135,20 @@ def test_a_short_run_learns_the_same_from_streamed_clips(pets, tmp_path):
         weights.append(resumed.model.state_dict())
     for name, value in weights[0].items():
         assert torch.equal(value, weights[1][name]), name
+
+
+def test_tests_and_full_trainings_read_the_same_from_streamed_clips(pets, tmp_path):
+    model = build(find_variant("micro").spec, 2).eval()
+    found = []
+    for limit in (1.0, 4 * CLIP_GB):
+        clips = load(pets, tmp_path / str(limit), frames=8, size=(32, 32), cache_limit_gb=limit)
+        right = accuracy(model, clips.validation, to_input=to_input, device="cpu", batch=2)
+        tested = accuracies(model, clips.validation, clips.classes, size=(32, 32), batch=2)
+        plan = Plan(spec=find_variant("micro").spec, data=str(pets), frames=8, size=(32, 32),
+                    recipe=Recipe(epochs=1, batch=4), precision="fp32", seed=0)  # fmt: skip
+        trained = train(plan, clips, tmp_path / f"out{limit}", world=World(0, 1, "cpu"))
+        found.append((right, tested, {name: value.tolist() for name, value in trained.model.items()}))
+    assert found[0] == found[1]
 
 
 # --- one ahead ---

@@ -193,6 +193,26 @@ def test_who_stood_behind_a_lucky_one_is_asked_in_its_place(terms):
     assert challengers_of(records, some, ("accuracy", "latency")) == [records[1]]
 
 
+def test_what_an_earlier_end_had_asked_stays_where_the_next_is_stopped(terms):
+    records = [record(i, 0.99 - i / 100, 2.0 + i / 100, params=PARAMS[i % 2]) for i in range(5)]
+    found = ended(records, Finalists([], None), terms, Clock(lambda: math.inf, lambda: True))
+    later = ended(records, found, terms._replace(seeds=2), Clock(lambda: math.inf, lambda: False))
+    assert [row["trial"] for row in later.rows] == [0, 1, 2]
+    assert [row["latency_ms"] for row in later.rows] == [row["latency_ms"] for row in found.rows]
+    assert later.reason.startswith("3 of 3 trainings from other seeds were left out")
+
+
+def test_the_front_that_was_thinned_is_not_asked_after_all():
+    keys, front = ("accuracy", "latency"), [record(i, 0.9 - i / 100, 60 - i) for i in range(50)]
+    rows = [{"trial": row["number"], "accuracy": {"mean": row["metrics"]["accuracy"], "ci95": [0, 1]}}
+            for row in finalists_of(front, keys)]  # fmt: skip
+    assert len(rows) == MOST
+    assert challengers_of(front, rows, keys) == []
+    behind = [record(100 + i, 0.89 - i / 100, 60.5 - i) for i in range(49)]
+    worse = [row | {"accuracy": {"mean": 0.01, "ci95": [0, 1]}} for row in rows]
+    assert len(challengers_of([*front, *behind], worse, keys)) <= MOST
+
+
 def test_a_search_that_measures_neither_ends_at_once(terms):
     space = parse_space(SPACE.replace("[accuracy, latency]", "[params, macs]") + "measure: [memory]\n", "here")
     row = record(0, 0.9, 2.0) | {"metrics": {"params": 5, "macs": 7, "memory": 9}, "intervals": {}}

@@ -14,6 +14,7 @@ from uniformer_bench.errors import UbenchError
 from uniformer_bench.export.graphs import check_onnx
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model import build, clips_like
+from uniformer_bench.remeasure import default_label, protocol_like
 from uniformer_bench.report.elsewhere import terms
 from uniformer_bench.search.evaluate import latency_run
 from uniformer_bench.variants import variant
@@ -50,6 +51,23 @@ def test_it_computes_what_the_model_does(name):
         expected = model(clips_like(spec, 3, 8, (32, 32)))
     torch.testing.assert_close(found.run(), expected, rtol=0, atol=1e-4)
     assert found.notes == ()
+
+
+def test_another_device_that_cannot_goes_by_pytorch_and_says_so():
+    info = {"input": {"frames": 8, "size": [32, 32]}, "protocol": {"precision": "fp32", "onnx": True}}
+    same = protocol_like(info, "cpu", 1, {})
+    assert same.onnx
+    assert default_label({"cpu": "A"}, same, info["protocol"]) == "A"
+    for device, asked in (
+        ("mps", {}),
+        ("cpu", {"compile": True}),
+        ("cpu", {"precision": "bf16"}),
+        ("cpu", {"onnx": False}),
+    ):
+        found = protocol_like(info, device, 1, asked)
+        assert not found.onnx
+        assert default_label({"cpu": "A"}, found, info["protocol"]).endswith("PyTorch")
+    assert default_label({"cpu": "A"}, same, {}) == "A, ONNX Runtime"
 
 
 def test_what_is_not_installed_is_named(monkeypatch):

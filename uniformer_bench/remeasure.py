@@ -31,15 +31,8 @@ from uniformer_bench.spec import ArchSpec
 Found = TypeVar("Found")
 
 EACH_S = 2.0  # for one architecture, where no budget is given
-SETTINGS = (
-    "frames",
-    "size",
-    "precision",
-    "batch",
-    "implementation",
-    "compile",
-    "onnx",
-)  # what is the run's unless asked
+# What is the run's unless asked.
+SETTINGS = ("frames", "size", "precision", "batch", "implementation", "compile", "onnx")
 
 
 class _Member(NamedTuple):
@@ -61,6 +54,8 @@ def protocol_like(info: Mapping[str, Any], device: str, threads: int, asked: Map
         raise UbenchError("a run must record its protocol's frames and size to be measured again, got neither")
     kept = {key: given[key] for key in SETTINGS if given.get(key) is not None}
     changed = {key: value for key, value in asked.items() if value is not None}
+    if device != "cpu" or changed.get("compile") or changed.get("precision", "fp32") != "fp32":
+        kept.pop("onnx", None)  # the run's ONNX Runtime cannot: it is PyTorch here, unless it is asked for
     return Protocol(device=device, threads=threads, **{**kept, **changed})
 
 
@@ -111,7 +106,7 @@ def default_label(machine: Mapping[str, Any], protocol: Protocol, before: Mappin
     parts += [protocol.precision] if protocol.precision != before.get("precision", "fp32") else []
     parts += [f"batch {protocol.batch}"] if protocol.batch != before.get("batch", 1) else []
     parts += ["compiled"] if protocol.compile and not before.get("compile") else []
-    parts += ["ONNX Runtime"] if protocol.onnx and not before.get("onnx") else []
+    parts += [("PyTorch", "ONNX Runtime")[protocol.onnx]] if protocol.onnx != bool(before.get("onnx")) else []
     return ", ".join(parts)
 
 

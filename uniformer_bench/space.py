@@ -351,7 +351,10 @@ def _input(value: object, place: str) -> Input:
 def _as_domain(value: object, place: str) -> Domain:
     domain = _domain(value, place)
     if not isinstance(domain, Choice | Range):
-        raise UbenchError(f"{place} must be a list or a range in vary, got {value!r}; what is fixed belongs into spec")
+        home = "input" if place in CLIP_KEYS else "spec"
+        raise UbenchError(
+            f"{place} must be a list or a range in vary, got {value!r}; what is fixed belongs into {home}"
+        )
     return domain
 
 
@@ -454,6 +457,10 @@ def _check_clips(space: Space) -> None:
             f"{_label((space.data.frames, *space.data.size))} in data and "
             f"{_label((space.input.frames, *space.input.size))} in input"
         )
+    for baseline in space.baselines:
+        named = [key for key in CLIP_KEYS if key in baseline and key not in varied]
+        if named:
+            raise UbenchError(f"a baseline's {named[0]} must vary, got it fixed in baseline {baseline['name']!r}")
     for clip in (_clip({key: option}, space.input) for key in varied for option in space.vary[key].options):
         assert clip is not None, "one of its keys varies"
         _input({"frames": clip.frames, "size": clip.size}, "vary")
@@ -462,6 +469,7 @@ def _check_clips(space: Space) -> None:
                 "clips must not be larger than input's, which they are made of, got "
                 f"{_label((clip.frames, *clip.size))} in vary of {_label((space.input.frames, *space.input.size))}"
             )
+        space.candidate(_cycling_pick({}, 0)).spec.grids(*clip)  # whatever the architecture, strides are the space's
 
 
 def _check_objectives(space: Space) -> None:

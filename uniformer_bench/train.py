@@ -56,13 +56,22 @@ def input_of(clip: Clip | None) -> Callable[..., Tensor]:
 
 def smaller(clips: Tensor, clip: Clip) -> Tensor:
     """uint8 (B, T, H, W, 3) -> (B, clip.frames, *clip.size, 3): the frames in the middle of equal parts of the clip,
-    as video.sample_indices has them, and the means of equal areas of the picture."""
+    as video.sample_indices has them, cropped about the centre to the shape and averaged over areas, which overlap
+    where sizes do not divide (adaptive pooling)."""
     clips = clips[:, sample_indices(clips.shape[1], clip.frames)]
     if clips.shape[2:4] == clip.size:
         return clips
-    pictures = clips.flatten(0, 1).permute(0, 3, 1, 2).float()
+    pictures = _cropped(clips, clip.size).flatten(0, 1).permute(0, 3, 1, 2).float()
     scaled = F.interpolate(pictures, clip.size, mode="area").round_().to(torch.uint8)
     return scaled.permute(0, 2, 3, 1).unflatten(0, clips.shape[:2]).contiguous()
+
+
+def _cropped(clips: Tensor, size: tuple[int, int]) -> Tensor:
+    """The largest part about the centre that is as high to its width as `size`."""
+    scale = min(clips.shape[2] / size[0], clips.shape[3] / size[1])
+    high, wide = round(size[0] * scale), round(size[1] * scale)
+    top, left = (clips.shape[2] - high) // 2, (clips.shape[3] - wide) // 2
+    return clips[:, :, top : top + high, left : left + wide]
 
 
 def learning_rate(step: int, steps: int, recipe: Recipe) -> float:

@@ -179,18 +179,22 @@ def test_a_node_that_dies_ends_no_trial(cluster, folder):
 
 
 def test_a_node_that_joins_late_is_used_and_a_signal_stops_all_nodes_in_order(cluster, folder):
-    search = on(cluster, folder, "joined", 500)
-    wait_for(lambda: stored(folder, "joined"), "a trial")
-    late = cluster.add_node(num_cpus=2)
-    wait_for(lambda: busy(late), "a trial on the node that joined")
-    search.send_signal(signal.SIGINT)
-    document, said = ended(search, 130)
+    search, late = on(cluster, folder, "joined", 500), None
+    try:
+        wait_for(lambda: stored(folder, "joined"), "a trial")
+        late = cluster.add_node(num_cpus=2)
+        wait_for(lambda: busy(late), "a trial on the node that joined")
+        search.send_signal(signal.SIGINT)
+        document, said = ended(search, 130)
+    finally:
+        search.kill()
+        if late is not None:
+            cluster.remove_node(late)
     assert said.splitlines()[-1] == "stopped by SIGINT; the same command goes on from here"
     assert document["trials"]["total"] == document["trials"]["complete"] >= 1
     assert document["trials"]["interrupted"] >= 1
     assert not [t for t in told_of(folder, "joined") if t.state.name == "RUNNING"]
     wait_for(lambda: not any(busy(node) for node in cluster.list_all_nodes()), "the nodes to be idle")
-    cluster.remove_node(late)
     more = document["trials"]["total"] + 2
     document, _ = ended(on(cluster, folder, "joined", more))
     assert document["trials"]["total"] == more

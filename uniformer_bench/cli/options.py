@@ -103,7 +103,7 @@ def loaded(command: Command) -> Command:
     """How clips are loaded."""
     for option in (
         click.option("--cache-limit", type=click.FloatRange(min=0, min_open=True), default=20.0, show_default=True,
-                     help="GB that the cache of decoded data may hold."),
+                     help="GB that the cache of decoded data may hold; other clips are decoded each time."),
         click.option("--max-bad", type=click.FloatRange(0, 1), default=0.1, show_default=True,
                      help="Share of the videos that may be left out."),
         cache,

@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     type=click.IntRange(0),
     default=2,
     show_default=True,
-    help="More seeds from which the front and the baselines are trained at the end.",
+    help="More seeds from which the front, who stands behind its lucky ones, and the baselines are trained at the end.",
 )
 @click.option("--dry-run", is_flag=True, help="Check everything, build 20 architectures, train nothing.")
 def search(as_json: bool, debug: bool, **options: Any) -> None:

@@ -19,10 +19,12 @@ Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 
 
-def side_by_side(work: Callable[[Item], Outcome], items: Sequence[Item]) -> Iterator[Outcome]:
-    """What comes of each item, in their order; one file a core at a time, as PyAV decodes outside Python's lock and
-    each with one thread."""
-    pool = ThreadPoolExecutor(default_threads())
+def side_by_side(
+    work: Callable[[Item], Outcome], items: Sequence[Item], threads: int | None = None
+) -> Iterator[Outcome]:
+    """What comes of each item, in their order; one file a thread at a time, as PyAV decodes outside Python's lock and
+    each with one thread. `threads` are the cores unless told."""
+    pool = ThreadPoolExecutor(threads or default_threads())
     try:
         yield from pool.map(work, items)
     finally:
@@ -87,9 +89,12 @@ class StreamedClips:
 
     def __getitem__(self, index: Any) -> np.ndarray:
         """The clips of `index`. Raises UbenchError where a file can no longer be read as it was."""
+        import torch  # here: whoever asks for clips has loaded it
+
         wanted = np.arange(len(self))[index]
         clips = np.empty((wanted.size, *self.shape[1:]), np.uint8)
-        list(side_by_side(lambda pair: self._read(*pair), list(zip(wanted.flat, clips, strict=True))))
+        pairs = list(zip(wanted.flat, clips, strict=True))
+        list(side_by_side(lambda pair: self._read(*pair), pairs, torch.get_num_threads()))  # a worker's share of cores
         return clips.reshape(*wanted.shape, *self.shape[1:])
 
     def _read(self, index: int, row: np.ndarray) -> None:

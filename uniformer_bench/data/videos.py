@@ -79,19 +79,20 @@ def load_videos(
     def make() -> dict[str, np.ndarray]:
         missing = _named(listing.videos, [video.fault for video in listing.videos])
         _check_share(missing, len(missing), len(listing.videos), max_bad)  # before hours of decoding
+        for other in directory.glob(f"{whole}-within-*"):  # made under another limit
+            shutil.rmtree(other, ignore_errors=True)
         return _make(listing, sampling, seed, directory, kept, max_bad, watch)
 
     whole = f"videos-{_key(listing, sampling, seed)}"
-    kept = _room_for(directory, whole, len(listing.videos), sampling, cache_limit_gb)
-    within = "" if kept == len(listing.videos) else f"-within-{cache_limit_gb:g}-GB"
-    arrays = cached_arrays(directory, whole + within, make)
+    entry, kept = _entry(directory, whole, len(listing.videos), sampling, cache_limit_gb)
+    arrays = cached_arrays(directory, entry, make)
     train, validation, test = (_split(name, arrays, listing, sampling) for name in SPLITS)
     card: dict[str, Any] = {"name": listing.name, "kind": listing.kind, "detected": listing.detected}
     card |= json.loads(arrays["card"].tobytes())
     _check_share(card["left_out"], card["left_out_count"], len(listing.videos), max_bad)
     if watch and card["left_out"]:
         watch.say(_left_out_text(card["left_out"], card["left_out_count"], len(listing.videos)))
-    if watch and within:
+    if watch and "train_streamed" in arrays:
         watch.say(_streamed_text((train, validation, test), cache_limit_gb, directory))
     return Clips(train, validation, test, listing.classes, card)
 
@@ -110,8 +111,8 @@ def _streamed_text(splits: Sequence[Split], limit_gb: float, directory: Path) ->
     streamed = sum(len(split.clips.videos) for split in splits if isinstance(split.clips, StreamedClips))
     return (
         f"{streamed} of {total} clips are decoded each time they are asked for, which is slow: the cache's limit of "
-        f"{limit_gb:.3g} GB, or the disk under {directory}, has no room for them; raise --cache-limit, remove what is "
-        "there, name another folder with --cache, or take fewer frames or a smaller size"
+        f"{limit_gb:.3g} GB, or the disk under {directory}, has no room for them; raise --cache-limit, name another "
+        "folder with --cache, or take fewer frames or a smaller size"
     )
 
 
@@ -206,21 +207,31 @@ def _card(
     }
 
 
+def _entry(directory: Path, whole: str, videos: int, sampling: Sampling, limit_gb: float) -> tuple[str, int]:
+    """The name of the cache's entry, and how many of the videos' clips it is to hold.
+
+    What is there decides, so that all processes of a search read the same.
+    """
+    part = f"{whole}-within-{limit_gb:g}-GB"
+    if (directory / whole).exists():
+        return whole, videos
+    kept = _room_for(directory, whole, videos, sampling, limit_gb)
+    return (part, kept) if kept < videos or (directory / part).exists() else (whole, kept)
+
+
 def _room_for(directory: Path, whole: str, videos: int, sampling: Sampling, limit_gb: float) -> int:
-    """How many of the videos' clips the cache takes: all where they are there.
+    """How many of the videos' clips the cache takes, beside all but what it holds of these already.
 
     Clips are decoded to one scratch file, sorted into splits in another and saved: three times their size.
     """
-    if (directory / whole).exists():
-        return videos
     there = next(folder for folder in (directory, *directory.absolute().parents) if folder.exists())
-    room = min(limit_gb * 1e9 - _held_bytes(directory), shutil.disk_usage(there).free / 3)
+    room = min(limit_gb * 1e9 - _held_bytes(directory, whole), shutil.disk_usage(there).free / 3)
     return min(videos, max(0, int(room / np.prod(sampling.shape))))
 
 
-def _held_bytes(directory: Path) -> int:
+def _held_bytes(directory: Path, besides: str) -> int:
     held = 0
-    for path in directory.rglob("*.npy"):
+    for path in (path for path in directory.rglob("*.npy") if not path.parent.name.startswith(besides)):
         with suppress(FileNotFoundError):  # another process has just finished its entry
             held += path.stat().st_size
     return held
@@ -228,6 +239,8 @@ def _held_bytes(directory: Path) -> int:
 
 def _scratch(directory: Path, count: int, shape: tuple[int, ...]) -> np.ndarray:
     """An array (count, *shape) of uint8 in a nameless file, so that the clips need not fit into memory."""
+    if count == 0:
+        return np.empty((0, *shape), np.uint8)  # no file of no bytes can be mapped
     with tempfile.TemporaryFile(dir=directory) as file:
         return np.memmap(file, np.uint8, "w+", shape=(count, *shape))
 

@@ -37,12 +37,19 @@ class Accuracy:
 
 
 def accuracy(
-    model: nn.Module, split: Split, *, to_input: Callable[[Tensor], Tensor], device: str, batch: int = 64
+    model: nn.Module,
+    split: Split,
+    *,
+    to_input: Callable[[Tensor], Tensor],
+    device: str,
+    batch: int = 64,
+    at_batch: Callable[[], None] = lambda: None,
 ) -> Accuracy:
     """Counts right answers, `batch` clips at a time, on the device where the model is and in its precision.
 
     `to_input` turns uint8 (B, T, H, W, 3) into normalised (B, 3, T, H, W). Whether the model was training
-    is as before. Raises UbenchError for a split without clips.
+    is as before. `at_batch` is called between batches: it may wait, as for a measurement next door. Raises
+    UbenchError for a split without clips.
     """
     total = len(split.labels)
     if total == 0:
@@ -52,6 +59,7 @@ def accuracy(
     correct = 0
     try:
         for start in range(0, total, batch):
+            at_batch()
             clips, labels = (torch.tensor(array[start : start + batch], device=device) for array in split)
             with torch.inference_mode():
                 correct += _correct(model(to_input(clips).to(dtype)), labels)

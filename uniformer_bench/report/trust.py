@@ -20,11 +20,11 @@ TRUST = (
 )
 
 FINALS_NOTE = (
-    "The front’s members and the baselines, trained again from other seeds and timed in turns on a quiet device. What "
-    "chose them is no evidence for them: their accuracy is the mean of the trainings that came after, with a 95 % "
-    "interval that holds the noise of seeds and of clips. The chance is that of being on the front, by these "
-    "intervals. The test split was read for them alone, and nothing is chosen by it. All other trials are shown as "
-    "the search saw them."
+    "The front’s members, those that stood behind one that was lucky, and the baselines, trained again from other "
+    "seeds and timed in turns on a quiet device. What chose them is no evidence for them: their accuracy is the mean "
+    "of the trainings that came after, with a 95 % interval that holds the noise of seeds and of clips. The chance is "
+    "that of being on the front, by these intervals. The test split was read for them alone, and nothing is chosen by "
+    "it. All other trials are shown as the search saw them."
 )
 
 

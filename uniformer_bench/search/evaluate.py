@@ -246,7 +246,9 @@ def _learn(task: Task, model: UniFormer, turns: Turns, found: Result) -> None:
     if task.until < 1:
         raise _EndTrialError("paused", f"paused at {task.until:.0%} of the short run")
     with _timed(found, "accuracy"):
-        result = accuracy(model, clips.validation, to_input=input_of(task.clip), device=task.protocol.device)
+        result = accuracy(
+            model, clips.validation, to_input=input_of(task.clip), device=task.protocol.device, at_batch=turns.offer
+        )
     found.metrics["accuracy"] = result.value
     found.intervals["accuracy"] = result.ci95
 

@@ -81,9 +81,10 @@ def ended(records: Sequence[Record], before: Finalists, terms: Terms, clock: Clo
     rows = [_row(record, old.get(record["number"], {})) for record in chosen]
     timed, reasons = "latency" in terms.space.measure, []
     if "accuracy" in terms.space.measure:
-        kept_s = _timing_s(rows, LATENCY_SHARE * clock.left_s()) if timed else 0.0
+        asked = timed and not _same_times(rows, before.rows[: len(rows)])
+        kept_s = _timing_s(rows, LATENCY_SHARE * clock.left_s()) if asked else 0.0
         until_timing = clock._replace(left_s=lambda: clock.left_s() - kept_s)
-        reasons += _train_in_rounds(rows, chosen, records, old, terms, until_timing)
+        reasons.append(_train_in_rounds(rows, chosen, records, old, terms, until_timing))
     if timed and not _same_times(rows, before.rows):
         reasons.append(_time(rows, chosen, terms, clock))
     _add_chances(rows, chosen, terms)
@@ -150,21 +151,23 @@ def _train_in_rounds(
     old: Mapping[int, Row],
     terms: Terms,
     clock: Clock,
-) -> list[str | None]:
+) -> str | None:
     """Trains the finalists, and then those that take the place of the lucky ones, which join them.
 
-    Who does goes by the search's latencies, so that the next end of the same study asks the same.
+    Who does goes by the search's latencies, so that the next end of the same study asks the same. Where time was up or
+    the search stopped, only those join whom an earlier end had asked. Says why trainings are missing, where they are.
     """
-    reasons = [_train(rows, chosen, terms, clock)]
-    while len(reasons) < ROUNDS and not any(reasons):
+    reason = _train(rows, chosen, terms, clock)
+    for _ in range(ROUNDS - 1):
         untimed = [{**row, "latency_ms": None} for row in rows]
         more = challengers_of(records, untimed, terms.space.objectives)
+        more = [record for record in more if record["number"] in old or reason is None]
         if not more:
             break
         chosen += more
         rows += [_row(record, old.get(record["number"], {})) for record in more]
-        reasons.append(_train(rows, chosen, terms, clock))
-    return reasons
+        reason = _train(rows, chosen, terms, clock)  # of all that is missing by now
+    return reason
 
 
 def _train(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: Clock) -> str | None:

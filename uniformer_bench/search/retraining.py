@@ -93,9 +93,9 @@ def train_again(task: tuple[Training, Lesson, Place]) -> Scores:
             )  # fmt: skip
             if outcome.diverged:
                 return Scores(reason=f"diverged: {outcome.diverged}")
-            to_input = input_of(training.clip)
+            how: dict[str, Any] = {"to_input": input_of(training.clip), "device": place.device}
             validation, test = (
-                accuracy(model, split, to_input=to_input, device=place.device).value if looked_at else None
+                accuracy(model, split, **how, at_batch=turns.offer).value if looked_at else None
                 for split, looked_at in ((clips.validation, True), (clips.test, lesson.test))
             )
     except (RuntimeError, MemoryError) as error:

@@ -12,7 +12,7 @@ from uniformer_bench.metrics import METRICS
 from uniformer_bench.runs import write_csv
 from uniformer_bench.search.pareto import Scale, front_of, hypervolume, to_losses
 
-MOST = 20  # finalists of the front: a longer one is thinned, its ends kept
+MOST = 20  # finalists of a front: a longer one is thinned, its ends kept
 
 
 def identity_hash(identity: Mapping[str, Any]) -> str:
@@ -92,9 +92,7 @@ def history(
 
 def finalists_of(records: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[Mapping[str, Any]]:
     """The front, thinned evenly where it is long, and the baselines that are not on it."""
-    members = front(records, objectives)
-    step = max(1.0, (len(members) - 1) / (MOST - 1))
-    kept = [members[round(i * step)] for i in range(min(len(members), MOST))]
+    kept = _thinned(front(records, objectives))
     numbers = {row["number"] for row in kept}
     return kept + [row for row in complete(records, objectives) if row["baseline"] and row["number"] not in numbers]
 
@@ -103,9 +101,15 @@ def challengers_of(
     records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]], objectives: Sequence[str]
 ) -> list[Mapping[str, Any]]:
     """Those that are no finalists and are dominated by none, now that these have their later numbers: they stood behind
-    one that was lucky."""
-    numbers = {row["trial"] for row in finalists}
-    return [row for row in front(remeasured(records, finalists), objectives) if row["number"] not in numbers]
+    one that was lucky. Thinned as the front is; what the thinning of the front left out is not asked again."""
+    others = {row["trial"] for row in finalists} | {row["number"] for row in front(records, objectives)}
+    return _thinned([row for row in front(remeasured(records, finalists), objectives) if row["number"] not in others])
+
+
+def _thinned(members: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """At most MOST of them, evenly spread, the ends kept."""
+    step = max(1.0, (len(members) - 1) / (MOST - 1))
+    return [members[round(i * step)] for i in range(min(len(members), MOST))]
 
 
 def remeasured(records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

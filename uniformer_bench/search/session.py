@@ -139,7 +139,6 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
         "cache": options.cache,
         **options.data_options,
     }
-    clips = load_clips(**arguments, watch=watch)
     cores = default_threads()
     protocol = Protocol(
         device=device,
@@ -153,6 +152,12 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
     )
     if options.onnx:
         check_onnx()
+    if options.data_options.get("stride") and "frames" in space.vary:
+        raise UbenchError(
+            "frames must not vary where they are taken with a stride, which would differ, got "
+            f"--data-stride {options.data_options['stride']}"
+        )
+    clips = load_clips(**arguments, watch=watch)  # when all that can be refused is: it may take hours
     devices = worker_devices(device, options.workers)
     check_measurable(space.measure, devices)
     start = start_from(options.init) if options.init else None

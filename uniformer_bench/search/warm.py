@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.runs import load_records
+from uniformer_bench.runs import clip_of, load_records
 from uniformer_bench.search.asking import known_of
 from uniformer_bench.search.proposals.candidates import suggestion
 from uniformer_bench.search.proposals.proposer import CLOSED, Known
@@ -38,7 +38,7 @@ def warm_start(run: Path, identity: Mapping[str, Any], space: Space) -> Warm:
         raise UbenchError(f"a warm start must be from another question, got the same one in {run}; resume it instead")
     elsewhere = _elsewhere(then, identity)
     taught = [record for record in found.trials if record["state"] in TAUGHT]
-    fitting = [record for record in taught if _fits(space, record["params"])]
+    fitting = [record for record in taught if _fits(space, record)]
     if not fitting:
         raise UbenchError(f"a warm start must have trials of this space, got none of {len(taught)} in {run}")
     trials = tuple(_known(record, FIRST - i, elsewhere) for i, record in enumerate(fitting))
@@ -53,11 +53,13 @@ def _elsewhere(then: Mapping[str, Any], now: Mapping[str, Any]) -> frozenset[str
     return frozenset((*(() if learned else ("accuracy",)), *costs))
 
 
-def _fits(space: Space, params: Mapping[str, Any]) -> bool:
+def _fits(space: Space, record: Mapping[str, Any]) -> bool:
+    """Whether the space has this architecture, for the same clip where clips vary in either space."""
     try:
-        return suggestion(space, stored_pick(params)) is not None
+        found = suggestion(space, stored_pick(record["params"]))
     except (KeyError, ValueError):  # a parameter or an option that this space has not
         return False
+    return found is not None and found.candidate.clip == (clip_of({}, record) if "clip" in record else None)
 
 
 def _known(record: Mapping[str, Any], number: int, elsewhere: frozenset[str]) -> Known:
