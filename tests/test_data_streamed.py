@@ -2,14 +2,13 @@
 
 import shutil
 import threading
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
-from tests.test_data_videos import Recorder, load, make_class
+from tests.test_data_videos import Recorder, load, two_classes
 from tests.videos import counting_clip, write_video
 from uniformer_bench.data import videos as videos_module
 from uniformer_bench.data.clips import Clips
@@ -26,15 +25,8 @@ from uniformer_bench.training.testing import accuracies
 from uniformer_bench.training.world import World
 from uniformer_bench.variants import find_variant
 
+__all__ = ["two_classes"]
 CLIP_GB = 2 * 16 * 16 * 3 / 1e9
-
-
-@pytest.fixture(scope="module")
-def pets(tmp_path_factory) -> Path:
-    root = tmp_path_factory.mktemp("streamed") / "pets"
-    make_class(root / "cat", 10, first=20)
-    make_class(root / "dog", 5, first=120)
-    return root
 
 
 def streamed_counts(clips: Clips) -> list[int]:
@@ -44,9 +36,9 @@ def streamed_counts(clips: Clips) -> list[int]:
 
 
 @pytest.mark.parametrize("room", [0.5, 1, 7.5, 14])
-def test_streamed_clips_are_the_clips(pets, tmp_path, room):
-    whole = load(pets, tmp_path / "whole", stride=1)
-    streamed = load(pets, tmp_path / "streamed", stride=1, cache_limit_gb=room * CLIP_GB)
+def test_streamed_clips_are_the_clips(two_classes, tmp_path, room):
+    whole = load(two_classes, tmp_path / "whole", stride=1)
+    streamed = load(two_classes, tmp_path / "streamed", stride=1, cache_limit_gb=room * CLIP_GB)
     assert sum(streamed_counts(streamed)) == 15 - int(room)
     assert streamed.card == whole.card
     for name in SPLITS:
@@ -59,57 +51,59 @@ def test_streamed_clips_are_the_clips(pets, tmp_path, room):
             np.testing.assert_array_equal(some.clips[index], all_of.clips[index])
 
 
-def test_an_index_beyond_the_clips_is_one(pets, tmp_path):
-    clips = load(pets, tmp_path, cache_limit_gb=CLIP_GB).train.clips
+def test_an_index_beyond_the_clips_is_one(two_classes, tmp_path):
+    clips = load(two_classes, tmp_path, cache_limit_gb=CLIP_GB).train.clips
     with pytest.raises(IndexError):
         clips[len(clips)]
 
 
-def test_a_second_start_reads_what_the_first_has_kept(pets, tmp_path, monkeypatch):
+def test_a_second_start_reads_what_the_first_has_kept(two_classes, tmp_path, monkeypatch):
     watch = Recorder()
-    first = load(pets, tmp_path, cache_limit_gb=7 * CLIP_GB, watch=watch)
+    first = load(two_classes, tmp_path, cache_limit_gb=7 * CLIP_GB, watch=watch)
     assert len(watch.told) == 15
     assert watch.said[1].startswith("8 of 15 clips are decoded each time they are asked for, which is slow: the cache")
     monkeypatch.setattr(videos_module, "_make", None)  # would raise if it were called
     again = Recorder()
-    second = load(pets, tmp_path, cache_limit_gb=7 * CLIP_GB, watch=again)
+    second = load(two_classes, tmp_path, cache_limit_gb=7 * CLIP_GB, watch=again)
     assert again.said == watch.said
     assert again.told == []
     np.testing.assert_array_equal(second.train.clips[:], first.train.clips[:])
 
 
-def test_what_is_there_in_whole_is_taken_whatever_the_limit(pets, tmp_path):
-    load(pets, tmp_path, cache_limit_gb=15 * CLIP_GB)
-    assert streamed_counts(load(pets, tmp_path, cache_limit_gb=CLIP_GB)) == [0, 0, 0]
-    others = load(pets, tmp_path, seed=1, cache_limit_gb=15 * CLIP_GB)
+def test_what_is_there_in_whole_is_taken_whatever_the_limit(two_classes, tmp_path):
+    load(two_classes, tmp_path, cache_limit_gb=15 * CLIP_GB)
+    assert streamed_counts(load(two_classes, tmp_path, cache_limit_gb=CLIP_GB)) == [0, 0, 0]
+    others = load(two_classes, tmp_path, seed=1, cache_limit_gb=15 * CLIP_GB)
     assert sum(streamed_counts(others)) == 15, "the limit counts what is there"
 
 
-def test_raising_the_limit_keeps_more_and_the_smaller_part_goes(pets, tmp_path):
-    counts = [sum(streamed_counts(load(pets, tmp_path, cache_limit_gb=room * CLIP_GB))) for room in (5.5, 8.5, 15)]
+def test_raising_the_limit_keeps_more_and_the_smaller_part_goes(two_classes, tmp_path):
+    counts = [
+        sum(streamed_counts(load(two_classes, tmp_path, cache_limit_gb=room * CLIP_GB))) for room in (5.5, 8.5, 15)
+    ]
     assert counts == [10, 7, 0]
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
-def test_what_is_streamed_stays_so_until_it_is_asked_otherwise(pets, tmp_path, monkeypatch):
+def test_what_is_streamed_stays_so_until_it_is_asked_otherwise(two_classes, tmp_path, monkeypatch):
     """Processes of one search must read the same, though another's files may make room meanwhile."""
     monkeypatch.setattr(videos_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=3 * 7 * 1536))
-    assert sum(streamed_counts(load(pets, tmp_path))) == 8
+    assert sum(streamed_counts(load(two_classes, tmp_path))) == 8
     monkeypatch.undo()
-    assert sum(streamed_counts(load(pets, tmp_path))) == 8
+    assert sum(streamed_counts(load(two_classes, tmp_path))) == 8
 
 
-def test_a_full_disk_is_a_limit_too(pets, tmp_path, monkeypatch):
+def test_a_full_disk_is_a_limit_too(two_classes, tmp_path, monkeypatch):
     # Clips are on the disk three times while they are made.
     free = 3 * 15 * 2 * 16 * 16 * 3
     monkeypatch.setattr(videos_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=free - 1))
-    assert sum(streamed_counts(load(pets, tmp_path / "a"))) == 1
+    assert sum(streamed_counts(load(two_classes, tmp_path / "a"))) == 1
     monkeypatch.setattr(videos_module.shutil, "disk_usage", lambda path: SimpleNamespace(free=free))
-    assert sum(streamed_counts(load(pets, tmp_path / "b"))) == 0
+    assert sum(streamed_counts(load(two_classes, tmp_path / "b"))) == 0
 
 
-def test_a_file_that_changed_since_is_refused(pets, tmp_path):
-    shutil.copytree(pets, tmp_path / "pets")
+def test_a_file_that_changed_since_is_refused(two_classes, tmp_path):
+    shutil.copytree(two_classes, tmp_path / "pets")
     clips = load(tmp_path / "pets", tmp_path / "cache", cache_limit_gb=0.5 * CLIP_GB)
     named = {video.name: place for place, video in enumerate(clips.train.clips.videos)}
     first, second = list(named)[:2]
@@ -121,11 +115,11 @@ def test_a_file_that_changed_since_is_refused(pets, tmp_path):
         clips.train.clips[[named[second]]]
 
 
-def test_a_short_run_learns_the_same_from_streamed_clips(pets, tmp_path):
+def test_a_short_run_learns_the_same_from_streamed_clips(two_classes, tmp_path):
     recipe = Recipe(epochs=2, batch=4, lr=1e-3, flip=True)
     weights = []
     for limit in (1.0, 4 * CLIP_GB):
-        clips = load(pets, tmp_path / str(limit), frames=4, size=(32, 32), cache_limit_gb=limit)
+        clips = load(two_classes, tmp_path / str(limit), frames=4, size=(32, 32), cache_limit_gb=limit)
         torch.manual_seed(0)
         run = ShortRun(build(find_variant("tiny").spec, 2), clips.train, recipe, device="cpu")
         run.advance(1)
@@ -137,14 +131,14 @@ def test_a_short_run_learns_the_same_from_streamed_clips(pets, tmp_path):
         assert torch.equal(value, weights[1][name]), name
 
 
-def test_tests_and_full_trainings_read_the_same_from_streamed_clips(pets, tmp_path):
+def test_tests_and_full_trainings_read_the_same_from_streamed_clips(two_classes, tmp_path):
     model = build(find_variant("micro").spec, 2).eval()
     found = []
     for limit in (1.0, 4 * CLIP_GB):
-        clips = load(pets, tmp_path / str(limit), frames=8, size=(32, 32), cache_limit_gb=limit)
+        clips = load(two_classes, tmp_path / str(limit), frames=8, size=(32, 32), cache_limit_gb=limit)
         right = accuracy(model, clips.validation, to_input=to_input, device="cpu", batch=2)
         tested = accuracies(model, clips.validation, clips.classes, size=(32, 32), batch=2)
-        plan = Plan(spec=find_variant("micro").spec, data=str(pets), frames=8, size=(32, 32),
+        plan = Plan(spec=find_variant("micro").spec, data=str(two_classes), frames=8, size=(32, 32),
                     recipe=Recipe(epochs=1, batch=4), precision="fp32", seed=0)  # fmt: skip
         trained = train(plan, clips, tmp_path / f"out{limit}", world=World(0, 1, "cpu"))
         found.append((right, tested, {name: value.tolist() for name, value in trained.model.items()}))

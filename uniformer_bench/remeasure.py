@@ -21,7 +21,7 @@ from uniformer_bench.measure.environment import environment
 from uniformer_bench.measure.latency import Latency, measure_latencies
 from uniformer_bench.measure.memory import is_out_of_memory, peak_memory
 from uniformer_bench.measure.profile import thread_count
-from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.measure.protocol import Protocol, runs_onnx
 from uniformer_bench.model import build
 from uniformer_bench.runs import REMEASURED, Record, Run, clip_of
 from uniformer_bench.search.evaluate import LatencyRun, latency_run
@@ -54,7 +54,8 @@ def protocol_like(info: Mapping[str, Any], device: str, threads: int, asked: Map
         raise UbenchError("a run must record its protocol's frames and size to be measured again, got neither")
     kept = {key: given[key] for key in SETTINGS if given.get(key) is not None}
     changed = {key: value for key, value in asked.items() if value is not None}
-    if device != "cpu" or changed.get("compile") or changed.get("precision", "fp32") != "fp32":
+    wanted = kept | changed
+    if not runs_onnx(device, wanted.get("precision", "fp32"), wanted.get("compile", False)):
         kept.pop("onnx", None)  # the run's ONNX Runtime cannot: it is PyTorch here, unless it is asked for
     return Protocol(device=device, threads=threads, **{**kept, **changed})
 

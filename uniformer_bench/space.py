@@ -131,6 +131,10 @@ class Space:
         """What the candidate is measured on."""
         return candidate.clip or Clip(self.input.frames, self.input.size)
 
+    def trained_clip_of(self, candidate: Candidate) -> Clip:
+        """What the candidate's short run is on."""
+        return candidate.clip or Clip(self.data.frames, self.data.size)
+
     def baseline_picks(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """(name, every suggested parameter as storage has it) of each baseline, or of each row of a grid."""
         if self.architectures:
@@ -442,7 +446,7 @@ def _check_every_option(space: Space) -> None:
     for pick in _covering_picks(space):
         candidate = space.candidate(pick)
         candidate.spec.grids(*space.clip_of(candidate))
-        candidate.trained.grids(*(candidate.clip or (space.data.frames, space.data.size)))
+        candidate.trained.grids(*space.trained_clip_of(candidate))
     for _ in space.baseline_picks():
         pass
     _check_objectives(space)

@@ -49,7 +49,8 @@ class Protocol:
             if word not in known:
                 raise UbenchError(f"{name} must be one of {', '.join(known)}, got {word!r}")
         self._check_gpu_settings()
-        if self.onnx and (self.device != "cpu" or self.precision != "fp32" or self.compile or self.mode != "inference"):
+        fits = runs_onnx(self.device, self.precision, self.compile) and self.mode == "inference"
+        if self.onnx and not fits:
             got = f"{self.device}, {self.precision}{', compiled' if self.compile else ''}, {self.mode}"
             raise UbenchError(f"onnx must be inference on a CPU in fp32, not compiled, got {got}")
 
@@ -78,6 +79,11 @@ class Protocol:
         import torch
 
         return {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[self.precision]
+
+
+def runs_onnx(device: str, precision: str, compiled: bool) -> bool:
+    """Whether a forward pass so measured may be ONNX Runtime's."""
+    return device == "cpu" and precision == "fp32" and not compiled
 
 
 def default_threads() -> int:

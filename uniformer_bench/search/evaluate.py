@@ -205,18 +205,14 @@ def latency_run(model: UniFormer, spec: ArchSpec, protocol: Protocol) -> Latency
 
     A compiled one holds for the number of threads at the time.
     """
-    if protocol.onnx:
-        return _onnx_run(model, spec, protocol)
-    subject = for_inference(copy.deepcopy(model).to(protocol.device, protocol.dtype()).eval())
     clips = clips_like(spec, protocol.batch, protocol.frames, protocol.size)
     clips = clips.to(protocol.device, protocol.dtype())
+    if protocol.onnx:
+        run = onnx_runner(model, protocol)
+        return LatencyRun(lambda: run(clips), ())
+    subject = for_inference(copy.deepcopy(model).to(protocol.device, protocol.dtype()).eval())
     forward, notes = compile_model(subject, clips) if protocol.compile else (subject, ())
     return LatencyRun(lambda: forward(clips), notes)
-
-
-def _onnx_run(model: UniFormer, spec: ArchSpec, protocol: Protocol) -> LatencyRun:
-    run, clips = onnx_runner(model, protocol), clips_like(spec, protocol.batch, protocol.frames, protocol.size)
-    return LatencyRun(lambda: run(clips), ())
 
 
 def _energy(task: Task, model: UniFormer, found: Result) -> None:

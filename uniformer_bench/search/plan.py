@@ -21,7 +21,7 @@ from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import default_threads, worker_devices
 from uniformer_bench.model import build
 from uniformer_bench.search.feasible import check_feasible, cost_of, sample_candidates
-from uniformer_bench.space import Candidate, Clip, Input, Space
+from uniformer_bench.space import Candidate, Input, Space
 from uniformer_bench.train import short_run
 
 SAMPLES = 20
@@ -83,17 +83,13 @@ def _built(candidate: Candidate, space: Space, data: _Data) -> dict[str, Any]:
 
 
 def _forward_macs(candidate: Candidate, space: Space, data: _Data) -> int:
-    frames, size = _short_run_clip(candidate, space)
+    frames, size = space.trained_clip_of(candidate)
     return cost(candidate.trained, frames=frames, size=size, num_classes=data.classes).macs
-
-
-def _short_run_clip(candidate: Candidate, space: Space) -> Clip:
-    return candidate.clip or Clip(space.data.frames, space.data.size)
 
 
 def _macs_per_s(candidate: Candidate, space: Space, data: _Data, device: str) -> float:
     """MACs of the forward pass that training gets through in a second, on one core where there is no GPU."""
-    frames, (height, width) = _short_run_clip(candidate, space)
+    frames, (height, width) = space.trained_clip_of(candidate)
     clip = (frames, height, width, 3)
     batch = max(2, min(space.recipe.batch, TIMED_ELEMENTS // int(np.prod(clip))))
     rng = np.random.default_rng(0)

@@ -150,13 +150,7 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
         size=space.input.size,
         threads=cores,
     )
-    if options.onnx:
-        check_onnx()
-    if options.data_options.get("stride") and "frames" in space.vary:
-        raise UbenchError(
-            "frames must not vary where they are taken with a stride, which would differ, got "
-            f"--data-stride {options.data_options['stride']}"
-        )
+    _check_together(options)
     clips = load_clips(**arguments, watch=watch)  # when all that can be refused is: it may take hours
     devices = worker_devices(device, options.workers)
     check_measurable(space.measure, devices)
@@ -166,6 +160,16 @@ def _question(options: Options, watch: Watch | None) -> tuple[Question, tuple[st
         check_heir(start, candidate.trained, len(clips.classes))
     question = Question(space, clips, arguments, protocol, options.seed, options.sampler, start)
     return question, devices, max(1, cores // len(devices))
+
+
+def _check_together(options: Options) -> None:
+    """Raises UbenchError for options that this machine or the space does not go with."""
+    if options.onnx:
+        check_onnx()
+    stride = options.data_options.get("stride")
+    if stride and "frames" in options.space.vary:
+        rule = "frames must not vary where they are taken with a stride, which would differ"
+        raise UbenchError(f"{rule}, got --data-stride {stride}")
 
 
 def _means(options: Options, run: Path, devices: tuple[str, ...], threads: int, warm: Warm) -> Means:
