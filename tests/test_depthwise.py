@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from uniformer_bench.model import depthwise_cpu
+from uniformer_bench.model import depthwise_cpu, llvm
 from uniformer_bench.model.depthwise import depthwise_conv3d, own_kernel_serves, weight_gradient
 
 KERNELS = [(1, 1, 1), (3, 1, 1), (1, 5, 5), (3, 3, 3), (5, 5, 5), (3, 7, 7), (5, 3, 1), (1, 3, 9), (9, 9, 9)]
@@ -63,12 +63,10 @@ def test_long_sums_stay_accurate():
     assert relative_error(weight_gradient(x, grad, weight), shifted_products(x, grad, (3, 3, 3))) < 1e-5
 
 
-@pytest.mark.parametrize(
-    "machine", [depthwise_cpu.Machine(16, 15), depthwise_cpu.Machine(8, 10), depthwise_cpu.Machine(4, 25)], ids=str
-)
+@pytest.mark.parametrize("machine", [llvm.Machine(16, 15), llvm.Machine(8, 10), llvm.Machine(4, 25)], ids=str)
 def test_every_vector_width_gives_the_same(machine, monkeypatch):
     depthwise_cpu.compiled.cache_clear()
-    monkeypatch.setattr(depthwise_cpu, "_machine", lambda features: machine)
+    monkeypatch.setattr(llvm, "machine_of", lambda features: machine)
     x, grad, weight = tensors((2, 21, 3, 6, 5), (3, 5, 7))
     found = weight_gradient(x, grad, weight)
     assert depthwise_cpu.compiled(5, 7).lanes == machine.lanes
@@ -77,10 +75,10 @@ def test_every_vector_width_gives_the_same(machine, monkeypatch):
 
 
 def test_vector_width_follows_the_host():
-    assert depthwise_cpu._machine({"avx512f": True, "avx": True}).lanes == 16
-    assert depthwise_cpu._machine({"avx512f": False, "avx": True}).lanes == 8
-    assert depthwise_cpu._machine({"neon": True}) == depthwise_cpu.Machine(4, 25)
-    assert depthwise_cpu._machine({}) == depthwise_cpu.Machine(4, 10)
+    assert llvm.machine_of({"avx512f": True, "avx": True}).lanes == 16
+    assert llvm.machine_of({"avx512f": False, "avx": True}).lanes == 8
+    assert llvm.machine_of({"neon": True}) == llvm.Machine(4, 25)
+    assert llvm.machine_of({}) == llvm.Machine(4, 10)
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "every_second", "expanded"])
@@ -125,7 +123,7 @@ def test_autocast_gives_float32_gradients():
 
 def test_threads_agree(monkeypatch):
     x, grad, weight = tensors((3, 40, 3, 6, 6), (3, 3, 3))
-    monkeypatch.setattr(depthwise_cpu, "MACS_PER_THREAD", 1)
+    monkeypatch.setattr(llvm, "MACS_PER_THREAD", 1)
     found = {}
     for threads in (1, 2, 3, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -136,10 +134,10 @@ def test_threads_agree(monkeypatch):
 
 def test_small_work_stays_on_one_thread(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert depthwise_cpu._threads(depthwise_cpu.MACS_PER_THREAD, items=100) == 1
-    assert depthwise_cpu._threads(3 * depthwise_cpu.MACS_PER_THREAD, items=100) == 3
-    assert depthwise_cpu._threads(10**12, items=5) == 5
-    assert depthwise_cpu._threads(10**12, items=100) == 8
+    assert llvm.threads_for(llvm.MACS_PER_THREAD, items=100) == 1
+    assert llvm.threads_for(3 * llvm.MACS_PER_THREAD, items=100) == 3
+    assert llvm.threads_for(10**12, items=5) == 5
+    assert llvm.threads_for(10**12, items=100) == 8
 
 
 def test_bfloat16_is_summed_in_float32():
@@ -159,7 +157,7 @@ def test_what_the_kernel_leaves_to_pytorch(monkeypatch):
     with torch.no_grad():
         assert own_kernel_serves(x, grad, weight)
     expected = shifted_products(x, grad, (3, 3, 3))
-    monkeypatch.setattr(depthwise_cpu, "binding", None)  # llvmlite is missing
+    monkeypatch.setattr(llvm, "binding", None)  # llvmlite is missing
     with torch.no_grad():
         assert not own_kernel_serves(x, grad, weight)
         assert relative_error(weight_gradient(x, grad, weight), expected) < 1e-5

@@ -127,7 +127,7 @@ def test_attention_by_rows_is_softmax_attention(dtype):
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
     found = attention.attention(q, k, v)
     assert (found.double() - expected).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
-    if linear.AVAILABLE:
+    if dtype in linear.SERVED:
         assert torch.equal(found, attention.by_rows(q, k, v))
 
 
@@ -163,7 +163,7 @@ def test_patches_side_by_side_are_a_product():
 
 def test_each_choice_says_why(monkeypatch):
     fp32, bf16 = torch.float32, torch.bfloat16
-    monkeypatch.setattr(linear, "AVAILABLE", True)
+    monkeypatch.setattr(linear, "SERVED", (fp32, bf16))
     cases = [
         (attention.choose("cuda", bf16, 1568, False, 64), "fused", "cuda"),
         (attention.choose("cpu", fp32, 1568, False, 64), "by_rows", "1568 tokens"),
@@ -180,7 +180,11 @@ def test_each_choice_says_why(monkeypatch):
         assert choice.name == name
         assert choice.why.startswith(name + ": ")
         assert reason in choice.why
-    monkeypatch.setattr(linear, "AVAILABLE", False)
+    monkeypatch.setattr(linear, "SERVED", (fp32,))  # a processor with AVX2 alone
+    assert linear.choose("cpu", fp32, 4096, False).name == "onednn"
+    assert "bfloat16 on this processor" in linear.choose("cpu", bf16, 4096, False).why
+    assert attention.choose("cpu", bf16, 1568, False, 64).name == "explicit"
+    monkeypatch.setattr(linear, "SERVED", ())
     assert linear.choose("cpu", fp32, 4096, True).name == "torch"
     assert attention.choose("cpu", fp32, 1568, False, 64).name == "fused"
 

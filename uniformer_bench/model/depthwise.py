@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uniformer_bench.model import depthwise_cpu
+from uniformer_bench.model import depthwise_cpu, llvm
 
 TRITON = importlib.util.find_spec("triton") is not None  # PyTorch's CUDA builds bring it
 WIDE = (torch.float32, torch.float64)
@@ -99,7 +99,7 @@ def own_kernel_serves(x: Tensor, grad: Tensor, weight: Tensor) -> bool:
     plain = all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors[:2])
     return (
-        depthwise_cpu.available()
+        llvm.available()
         and not torch.compiler.is_compiling()
         and plain
         and not recorded

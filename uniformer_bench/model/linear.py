@@ -13,11 +13,18 @@ from torch import Tensor
 from uniformer_bench.model.choice import Choice
 
 SMALLEST_WEIGHT = 1024  # elements; below, the call itself takes longer than what is saved
-AVAILABLE = (  # this build has oneDNN's product, and this processor the vectors that it is good at
-    torch.backends.mkldnn.is_available()
-    and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-    and torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
-)
+
+
+def _served() -> tuple[torch.dtype, ...]:
+    """What oneDNN computes well here: a build that has it, a processor with the vectors for it."""
+    wide = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
+    if not (wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return ()
+    bfloat16 = torch.ops.mkldnn._is_mkldnn_bf16_supported()  # AVX2 alone has no vectors for it: oneDNN refuses
+    return (torch.float32, torch.bfloat16) if bfloat16 else (torch.float32,)
+
+
+SERVED = _served()
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -64,10 +71,9 @@ def choose(device: str, dtype: torch.dtype, weight_elements: int, recorded: bool
     """Which product serves, and why; `recorded` where gradients will be asked for."""
     if device != "cpu":
         return Choice("torch", f"torch: on {device} it calls the vendor's library")
-    if not AVAILABLE:
-        return Choice("torch", "torch: this processor or build has no oneDNN with wide vectors")
-    if dtype not in (torch.float32, torch.bfloat16):
-        return Choice("torch", f"torch: oneDNN is not tried for {str(dtype).removeprefix('torch.')}")
+    if dtype not in SERVED:
+        named = str(dtype).removeprefix("torch.")
+        return Choice("torch", f"torch: oneDNN has no fast product in {named} on this processor, or is not tried")
     if recorded and dtype == torch.bfloat16:
         return Choice("torch", "torch: it calls oneDNN itself for bfloat16, forward and backward")
     if weight_elements < SMALLEST_WEIGHT:
