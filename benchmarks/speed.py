@@ -24,9 +24,10 @@ from uniformer_bench.model import build, clips_like, linear
 from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.depthwise import depthwise_conv3d
 from uniformer_bench.model.inference import for_inference
+from uniformer_bench.optimiser import optimisers_of
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.spec import ArchSpec, PatchSpec, StageSpec
-from uniformer_bench.train import DTYPES, optimiser_of
+from uniformer_bench.train import DTYPES
 from uniformer_bench.variants import find_variant
 
 CLASSES = 400
@@ -115,7 +116,7 @@ def training(row: Row, implementation: str, precision: str) -> Run:
     model = build(spec, CLASSES, implementation).train()
     clips = clips_like(spec, row.batch, row.grid[0], row.grid[1:])  # type: ignore[arg-type]  # two sides
     clips = clips.contiguous(memory_format=torch.channels_last_3d)
-    labels, optimiser = torch.arange(row.batch) % CLASSES, optimiser_of(model, Recipe())
+    labels, (optimiser,) = torch.arange(row.batch) % CLASSES, optimisers_of(model, Recipe())
 
     def run() -> None:
         optimiser.zero_grad(set_to_none=True)

@@ -123,7 +123,7 @@ def test_autocast_gives_float32_gradients():
 
 def test_threads_agree(monkeypatch):
     x, grad, weight = tensors((3, 40, 3, 6, 6), (3, 3, 3))
-    monkeypatch.setattr(llvm, "MACS_PER_THREAD", 1)
+    monkeypatch.setattr(depthwise_cpu, "MACS_PER_THREAD", 1)
     found = {}
     for threads in (1, 2, 3, 5):
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
@@ -134,10 +134,10 @@ def test_threads_agree(monkeypatch):
 
 def test_small_work_stays_on_one_thread(monkeypatch):
     monkeypatch.setattr(torch, "get_num_threads", lambda: 8)
-    assert llvm.threads_for(llvm.MACS_PER_THREAD, items=100) == 1
-    assert llvm.threads_for(3 * llvm.MACS_PER_THREAD, items=100) == 3
-    assert llvm.threads_for(10**12, items=5) == 5
-    assert llvm.threads_for(10**12, items=100) == 8
+    assert llvm.threads_for(10, items=100, macs_per_thread=10) == 1
+    assert llvm.threads_for(30, items=100, macs_per_thread=10) == 3
+    assert llvm.threads_for(10**12, items=5, macs_per_thread=10) == 5
+    assert llvm.threads_for(10**12, items=100, macs_per_thread=10) == 8
 
 
 def test_bfloat16_is_summed_in_float32():

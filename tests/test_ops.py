@@ -124,11 +124,11 @@ def test_attention_by_rows_is_softmax_attention(dtype):
     generator = torch.Generator().manual_seed(0)
     qkv = torch.randn(2, 600, 3, 2, 32, generator=generator).to(dtype)  # 600 tokens: the last rows are fewer
     q, k, v = qkv.permute(2, 0, 3, 1, 4)
-    expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double())
-    found = attention.attention(q, k, v)
+    expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double()).transpose(1, 2)
+    found = attention.attention(qkv)
     assert (found.double() - expected).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
     if dtype in linear.SERVED:
-        assert torch.equal(found, attention.by_rows(q, k, v))
+        assert torch.equal(found, attention.by_rows(q, k, v).transpose(1, 2))
 
 
 def test_linear_can_be_differentiated_twice():
@@ -168,6 +168,8 @@ def test_each_choice_says_why(monkeypatch):
         (attention.choose("cuda", bf16, 1568, False, 64), "fused", "cuda"),
         (attention.choose("cpu", fp32, 1568, False, 64), "by_rows", "1568 tokens"),
         (attention.choose("cpu", fp32, 1568, True, 64), "fused", "whole affinity"),
+        (attention.choose("cpu", fp32, 1568, True, 16), "tiled", "16 channels"),
+        (attention.choose("cpu", fp32, 100_000, True, 16), "fused", "whole affinity"),
         (attention.choose("cpu", bf16, 64, False, 64), "explicit", "bfloat16"),
         (attention.choose("cpu", fp32, 100_000, False, 64), "fused", "whole affinity"),
         (linear.choose("cuda", fp32, 4096, False), "torch", "cuda"),

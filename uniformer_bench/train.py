@@ -1,6 +1,6 @@
 """The short run: training on a budget, with a schedule that ends within it.
 
-AdamW, a warm-up and a cosine to zero, label smoothing, stochastic depth from the spec, gradients clipped,
+AdamW or Muon, a warm-up and a cosine to zero, label smoothing, stochastic depth from the spec, gradients clipped,
 mixed precision where the protocol asks for it. Clips stay on the device as uint8, (N, T, H, W, 3), and
 are turned into channels-last floats batch by batch, so that nothing is copied twice. Those that are streamed are read
 between steps, never ahead: nothing of ours may run while a measurement is taken next door.
@@ -23,6 +23,7 @@ from uniformer_bench.data.clips import Split
 from uniformer_bench.data.reading import StreamedClips
 from uniformer_bench.data.video import sample_indices
 from uniformer_bench.measure.memory import is_out_of_memory
+from uniformer_bench.optimiser import Optimisers, optimisers_of
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.space import Clip
 
@@ -74,22 +75,12 @@ def _cropped(clips: Tensor, size: tuple[int, int]) -> Tensor:
     return clips[:, :, top : top + high, left : left + wide]
 
 
-def learning_rate(step: int, steps: int, recipe: Recipe) -> float:
-    """Linear warm-up to recipe.lr, then a cosine that reaches zero just after the last step."""
-    rising = max(1, round(recipe.warmup * steps))
+def share_of_rate(step: int, steps: int, warmup: float) -> float:
+    """Of the highest rate: a linear warm-up, then a cosine that reaches zero just after the last step."""
+    rising = max(1, round(warmup * steps))
     if step < rising:
-        return recipe.lr * (step + 1) / rising
-    return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - rising + 1) / (steps - rising + 1)))
-
-
-def optimiser_of(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW that decays matrices and kernels, but neither biases nor norms nor scales."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.lr, fused=True)
+        return (step + 1) / rising
+    return 0.5 * (1 + math.cos(math.pi * (step - rising + 1) / (steps - rising + 1)))
 
 
 def batches(clips: int, batch: int, steps: int, generator: torch.Generator) -> Iterator[Tensor]:
@@ -129,7 +120,7 @@ class ShortRun:
         self.diverged: str | None = None
         self.micro_batch = recipe.batch
         self._seed, self._to_input = seed, input_of(clip)
-        self._optimiser = optimiser_of(model, recipe)
+        self._optimisers = optimisers_of(model, recipe)
         self._batches = self._batches_from_start()
         torch.manual_seed(seed)  # stochastic depth
         self._random = _random_state(device)
@@ -143,8 +134,7 @@ class ShortRun:
         _set_random_state(self._random, device)
         while self.step < until and self.diverged is None:
             at_step()
-            for group in self._optimiser.param_groups:
-                group["lr"] = learning_rate(self.step, self.steps, self.recipe)
+            self._optimisers.at(share_of_rate(self.step, self.steps, self.recipe.warmup))
             batch = next(self._batches)
             while (loss := self._learnt(batch, device)) is None:
                 self.micro_batch = (self.micro_batch + 1) // 2
@@ -162,11 +152,11 @@ class ShortRun:
         """
         before = _random_state(device)
         try:
-            return _step(self.model, self._optimiser, batch, self.recipe, self.precision, self.micro_batch)
+            return _step(self.model, self._optimisers, batch, self.recipe, self.precision, self.micro_batch)
         except (RuntimeError, MemoryError) as error:
             if self.micro_batch == 1 or not is_out_of_memory(error):
                 raise
-        self._optimiser.zero_grad(set_to_none=True)  # only here: while the error lives, its frames hold what did fit
+        self._optimisers.zero_grad()  # only here: while the error lives, its frames hold what did fit
         gc.collect()
         torch.cuda.empty_cache()
         _set_random_state(before, device)
@@ -186,7 +176,7 @@ class ShortRun:
         """Tensors and plain data that `restore` takes, for a run of the same arguments."""
         return {
             "model": self.model.state_dict(),
-            "optimiser": self._optimiser.state_dict(),
+            "optimisers": self._optimisers.state(),
             "step": self.step,
             "seconds": self.seconds,
             "losses": self.losses,
@@ -197,7 +187,7 @@ class ShortRun:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Goes on from `state`: the batches that have been are drawn again, and left out."""
         self.model.load_state_dict(state["model"])
-        self._optimiser.load_state_dict(state["optimiser"])
+        self._optimisers.restore(state["optimisers"])
         self.step, self.seconds, self._random = state["step"], state["seconds"], state["random"].cpu()
         self.losses.copy_(state["losses"])
         self.micro_batch = state.get("micro_batch", self.recipe.batch)
@@ -247,16 +237,17 @@ def short_run(
 
 def _step(
     model: nn.Module,
-    optimiser: torch.optim.Optimizer,
+    optimisers: Optimisers,
     batch: tuple[Tensor, Tensor],
     recipe: Recipe,
     precision: str,
     micro_batch: int,
 ) -> Tensor:
-    optimiser.zero_grad(set_to_none=True)  # before the forward pass, which then runs without old gradients
+    optimisers.zero_grad()
     loss = gradients(model, batch, recipe, precision, micro_batch)
     nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
-    optimiser.step()
+    for optimiser in optimisers:
+        optimiser.step()
     return loss
 
 

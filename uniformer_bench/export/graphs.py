@@ -18,17 +18,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import finite
 from uniformer_bench.measure.latency import measure_latency
 from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.model.attention import fused
 from uniformer_bench.model.ops import REFERENCE
 from uniformer_bench.model.uniformer import UniFormer, clips_like
 
-PLAIN = REFERENCE._replace(name="plain", attention=F.scaled_dot_product_attention)
+PLAIN = REFERENCE._replace(name="plain", attention=fused)
 TOLERANCE = 1e-4  # of the largest difference between logits, in fp32
 BATCHES = (1, 3)  # that a graph is compared at; it is traced with another
 TRACED_BATCH, MOST_CLIPS = 2, 4096

@@ -1,33 +1,69 @@
 """Softmax attention, softmax(q k^T / sqrt(d)) v, computed as is fastest on the device, in the dtype and at the size.
 
-q, k, v are (B, heads, N, head_dim), views of one product allowed; so is the result, whose (B, N, heads, head_dim)
-is contiguous where we compute it, so that the tokens after it are a free view.
+It takes qkv (B, N, 3, heads, head_dim), as one product has it, and gives (B, N, heads, head_dim). Routes that take
+q, k and v apart take views of it, (B, heads, N, head_dim); what they give is such a view too where we compute it.
 """
+
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uniformer_bench.model import linear
+from uniformer_bench.model import attention_cpu, linear, llvm
 from uniformer_bench.model.choice import Choice
 
 ROWS = 256  # queries at a time: their affinities stay in the cache while they are normalised and used
-MOST_TOKENS = 4096  # by rows: not tried with more
+MOST_TOKENS = 4096  # by rows and tiled: not tried with more
 FEWEST_CHANNELS = 32  # of a head; below, many small products on several threads lose to PyTorch's kernel
 FEWEST_TOKENS = {torch.float32: 256, torch.bfloat16: 512}  # below, the calls cost more than the cache saves
+TILED_CHANNELS = (16, 32, 48)  # of a head: whole vectors, and fewer than PyTorch's kernel is good at
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attention(qkv: Tensor) -> Tensor:
     """The route that `choose` names."""
-    recorded = torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)
-    name = choose(q.device.type, q.dtype, q.shape[2], recorded, q.shape[3]).name
+    recorded = torch.is_grad_enabled() and qkv.requires_grad
+    name = choose(qkv.device.type, qkv.dtype, qkv.shape[1], recorded, qkv.shape[4]).name
+    if name == "tiled" and type(qkv) is Tensor and not torch.compiler.is_compiling():
+        return _Tiled.apply(qkv.contiguous())
     if name == "by_rows":
-        return compiled_by_rows(q, k, v) if torch.compiler.is_compiling() else by_rows(q, k, v)
-    return explicit(q, k, v) if name == "explicit" else F.scaled_dot_product_attention(q, k, v)
+        route = compiled_by_rows if torch.compiler.is_compiling() else by_rows
+        return route(*_apart(qkv)).transpose(1, 2)
+    return plain(qkv) if name == "explicit" else fused(qkv)
+
+
+def plain(qkv: Tensor) -> Tensor:
+    """As the paper writes it."""
+    return explicit(*_apart(qkv)).transpose(1, 2)
+
+
+def fused(qkv: Tensor) -> Tensor:
+    """By PyTorch's kernels."""
+    return F.scaled_dot_product_attention(*_apart(qkv)).transpose(1, 2)
+
+
+def _apart(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+    return q, k, v
+
+
+class _Tiled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv: Tensor) -> Tensor:
+        context, rows = attention_cpu.forward(qkv)
+        ctx.save_for_backward(qkv, context, rows)
+        return context
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        qkv, context, rows = ctx.saved_tensors
+        if torch.is_grad_enabled():  # to be differentiated again, which is PyTorch's
+            return torch.autograd.grad(plain(qkv), qkv, grad, create_graph=True)[0]
+        return attention_cpu.backward(qkv, context, rows, grad.contiguous())
 
 
 def explicit(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """As the paper writes it, the affinity of all to all in memory."""
+    """With the affinity of all to all in memory."""
     affinity = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)  # (B, heads, N, N)
     return affinity.softmax(dim=-1) @ v
 
@@ -66,6 +102,14 @@ def choose(device: str, dtype: torch.dtype, tokens: int, recorded: bool, head_di
     fits = FEWEST_TOKENS.get(dtype, MOST_TOKENS + 1) <= tokens <= MOST_TOKENS
     if not recorded and dtype in linear.SERVED and fits and head_dim >= FEWEST_CHANNELS:
         return Choice("by_rows", f"by_rows: {ROWS} queries' affinities to {tokens} tokens fit the cache")
+    if (
+        recorded
+        and llvm.available()
+        and dtype == torch.float32
+        and head_dim in TILED_CHANNELS
+        and tokens <= MOST_TOKENS
+    ):
+        return Choice("tiled", f"tiled: heads of {head_dim} channels are small for PyTorch's kernel, and fit registers")
     if dtype == torch.bfloat16 and tokens <= MOST_TOKENS:
         return Choice("explicit", "explicit: on a CPU PyTorch's fused kernel is slower than two products in bfloat16")
     return Choice("fused", "fused: PyTorch's kernel, which never has the whole affinity in memory")

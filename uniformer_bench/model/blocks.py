@@ -85,9 +85,7 @@ class Attention(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         batch, n, width = tokens.shape
         qkv = self.ops.dense(tokens, self.qkv).reshape(batch, n, 3, self.heads, width // self.heads)
-        q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)  # each (B, heads, N, head_dim)
-        context = self.ops.attention(q, k, v)
-        return self.ops.dense(context.transpose(1, 2).reshape(batch, n, width), self.proj)
+        return self.ops.dense(self.ops.attention(qkv).reshape(batch, n, width), self.proj)
 
 
 class LocalBlock(Residual):

@@ -35,6 +35,7 @@ except ImportError:
     pass  # nothing below is called, see llvm.available
 
 NAME = "weight_gradient"
+MACS_PER_THREAD = 100_000_000  # about 1.5 ms of work: waking a thread can take as long on a busy machine
 
 
 def weight_gradient(x: Tensor, grad: Tensor, kernel_size: tuple[int, int, int]) -> Tensor:
@@ -48,7 +49,7 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel_size: tuple[int, int, int]) 
     size = [min(k, 2 * n - 1) for k, n in zip(kernel_size, grid, strict=True)]
     kernel = compiled(size[1], size[2])
     blocks = -(-channels // kernel.lanes)
-    threads = threads_for(x.numel() * size[0] * size[1] * size[2], batch * blocks)
+    threads = threads_for(x.numel() * size[0] * size[1] * size[2], batch * blocks, MACS_PER_THREAD)
     x, grad = (tensor.permute(0, 2, 3, 4, 1).contiguous() for tensor in (x, grad))
     sums = torch.zeros(threads, blocks, *size, kernel.lanes)
     # Allotted here: PyTorch called in a new thread would start threads of its own.

@@ -17,7 +17,6 @@ try:
 except ImportError:  # a platform without llvmlite still runs, with PyTorch's own operators
     binding = None
 
-MACS_PER_THREAD = 100_000_000  # about 1.5 ms of work: waking a thread can take as long on a busy machine
 POINTER, INT64, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float  # of a kernel's arguments
 
 
@@ -81,9 +80,9 @@ def _optimise(module: Any, target: Any) -> None:
     passes.run(module, binding.create_pass_builder(target, binding.create_pipeline_tuning_options()))
 
 
-def threads_for(macs: int, items: int) -> int:
+def threads_for(macs: int, items: int, macs_per_thread: int) -> int:
     """How many of PyTorch's threads so many multiply-adds, in so many items, are worth."""
-    return max(1, min(torch.get_num_threads(), items, macs // MACS_PER_THREAD))
+    return max(1, min(torch.get_num_threads(), items, macs // macs_per_thread))
 
 
 def on_threads(function: Callable[[Any], None], parts: list[Any]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest
-from uniformer_bench.model.attention import attention, explicit
+from uniformer_bench.model.attention import attention, plain
 from uniformer_bench.model.depthwise import depthwise_conv3d
 from uniformer_bench.model.linear import linear, linear_gelu
 from uniformer_bench.model.patches import patch_conv3d, patches_serve
@@ -34,7 +34,7 @@ class Ops(NamedTuple):
     position: Convolution  # DPE: the same, and x added
     dense: Callable[[Tensor, Dense], Tensor]  # nn.Linear on tokens, 1x1x1 convolution on volumes
     feed_forward: Callable[[Tensor, Dense, Dense], Tensor]  # dense, GELU, dense
-    attention: Callable[[Tensor, Tensor, Tensor], Tensor]  # q, k, v (B, heads, N, head_dim) -> the same
+    attention: Callable[[Tensor], Tensor]  # qkv (B, N, 3, heads, head_dim) -> (B, N, heads, head_dim)
     add: Callable[[Tensor, Tensor], Tensor]  # a residual and its branch, which may be overwritten
 
 
@@ -114,7 +114,7 @@ REFERENCE = Ops(
     position=_position,
     dense=_dense,
     feed_forward=_feed_forward,
-    attention=explicit,
+    attention=plain,
     add=torch.add,
 )
 FAST = Ops(

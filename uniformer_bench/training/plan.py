@@ -104,7 +104,7 @@ PLAN_KEYS = (*(name for name, _, _ in RANGES), "recompute")  # which a recipe fi
 def with_settings(recipe: Recipe, settings: Mapping[str, Any]) -> tuple[Recipe, dict[str, Any]]:
     """(the recipe with those settings that are a recipe's, the plan's own among them).
 
-    Where no rate is set, it follows the batch linearly from `recipe`'s. Raises UbenchError for an unknown key.
+    Where no rate is set, AdamW's follows the batch linearly from `recipe`'s. Raises UbenchError for an unknown key.
     """
     given = {key: value for key, value in settings.items() if value is not None}
     _check_keys(given, [*RECIPE_KEYS, *PLAN_KEYS])
@@ -126,11 +126,12 @@ def plan_text(plan: Plan) -> str:
     recipe = plan.recipe
     erased = f"RandAugment {plan.randaugment} x {plan.magnitude:g}, erasing {plan.erasing:g}"
     mixed = f"mixup {plan.mixup:g}, cutmix {plan.cutmix:g}, {erased}, EMA {plan.ema:g}, zoom {plan.zoom:g}"
+    rates = f"AdamW at {recipe.lr:g}" + (f", Muon at {recipe.muon_lr:g}" if recipe.muon_lr else "")
     return "\n".join(
         (
             f"architecture  {plan.spec.pattern} {plan.spec.id}, drop path {plan.spec.drop_path:g}",
             f"clips         {plan.data}, {plan.frames} frames of {plan.size[0]} x {plan.size[1]}",
-            f"recipe        {recipe.epochs:g} epochs, batch {recipe.batch}, AdamW at {recipe.lr:g}, {mixed}",
+            f"recipe        {recipe.epochs:g} epochs, batch {recipe.batch}, {rates}, {mixed}",
             f"precision     {plan.precision}",
             f"starts from   {plan.init or 'nothing'}",
         )

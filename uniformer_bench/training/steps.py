@@ -15,7 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from uniformer_bench.data.clips import Split
 from uniformer_bench.model.checkpoints import load_checkpoint
 from uniformer_bench.model.uniformer import UniFormer, build
-from uniformer_bench.train import DTYPES, learning_rate, optimiser_of, to_input
+from uniformer_bench.optimiser import Optimisers, optimisers_of
+from uniformer_bench.train import DTYPES, share_of_rate, to_input
 from uniformer_bench.training.augment import augmented
 from uniformer_bench.training.averaging import Weights, average_into, start_average
 from uniformer_bench.training.mixing import mix, random_crop
@@ -29,7 +30,7 @@ class Learner(NamedTuple):
 
     network: UniFormer
     model: nn.Module
-    optimiser: torch.optim.Optimizer
+    optimisers: Optimisers
     scaler: torch.amp.GradScaler
     average: Weights | None
 
@@ -41,7 +42,7 @@ class Learner(NamedTuple):
         """What going on needs beside weights()."""
         return {
             "weights": self.network.state_dict() if self.average is not None else None,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": self.optimisers.state(),
             "scaler": self.scaler.state_dict(),
         }
 
@@ -56,13 +57,13 @@ def make_learner(plan: Plan, classes: int, world: World) -> tuple[Learner, tuple
     wrapped = DistributedDataParallel(network) if world.size > 1 else network
     scaler = torch.amp.GradScaler(torch.device(world.device).type, enabled=plan.precision == "fp16")
     average = start_average(network.state_dict()) if plan.ema else None
-    return Learner(network, wrapped, optimiser_of(network, plan.recipe), scaler, average), notes
+    return Learner(network, wrapped, optimisers_of(network, plan.recipe), scaler, average), notes
 
 
 def restore(learner: Learner, weights: Weights, training: dict[str, Any]) -> None:
     """Puts a learner where another one's weights() and state() were taken."""
     learner.network.load_state_dict(weights if training["weights"] is None else training["weights"])
-    learner.optimiser.load_state_dict(training["optimiser"])
+    learner.optimisers.restore(training["optimisers"])
     learner.scaler.load_state_dict(training["scaler"])
     if learner.average is not None:
         for name, value in weights.items():
@@ -80,16 +81,17 @@ def take_step(plan: Plan, learner: Learner, share: Split, at: tuple[int, int], w
     step, steps = at
     torch.manual_seed(_seed(plan.seed, step, world.rank))  # augmentation and stochastic depth
     x, targets = batch_of(plan, learner.network.num_classes, share, step, world)
-    for group in learner.optimiser.param_groups:
-        group["lr"] = learning_rate(step, steps, plan.recipe)
-    learner.optimiser.zero_grad(set_to_none=True)
+    learner.optimisers.at(share_of_rate(step, steps, plan.recipe.warmup))
+    learner.optimisers.zero_grad()
     with torch.autocast(x.device.type, dtype=DTYPES[plan.precision], enabled=plan.precision != "fp32"):
         logits = learner.model(x)
     loss = F.cross_entropy(logits.float(), targets, label_smoothing=plan.recipe.label_smoothing)
     learner.scaler.scale(loss).backward()
-    learner.scaler.unscale_(learner.optimiser)
+    for optimiser in learner.optimisers:
+        learner.scaler.unscale_(optimiser)
     nn.utils.clip_grad_norm_(learner.network.parameters(), plan.recipe.clip_norm)
-    learner.scaler.step(learner.optimiser)
+    for optimiser in learner.optimisers:
+        learner.scaler.step(optimiser)
     learner.scaler.update()
     if learner.average is not None:
         average_into(learner.average, learner.network.state_dict(), step, plan.ema)

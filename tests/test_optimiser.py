@@ -1,0 +1,122 @@
+"""Who changes which weights, and by how much: Muon against its definition by singular values."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.model import build
+from uniformer_bench.optimiser import ADAM_SIZE, ITERATIONS, MOMENTUM, QUINTIC, Muon, optimisers_of, orthogonal
+from uniformer_bench.recipe import Recipe
+from uniformer_bench.variants import variant
+
+
+def matrices(*shape):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
+
+
+def by_singular_values(matrix):
+    """The iteration as it acts on each singular value alone: x -> a x + b x^3 + c x^5, from x / |all of them|."""
+    u, s, v = torch.linalg.svd(matrix.double(), full_matrices=False)
+    a, b, c = QUINTIC
+    x = s / s.norm()
+    for _ in range(ITERATIONS):
+        x = a * x + b * x**3 + c * x**5
+    return u @ torch.diag(x) @ v
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 40), (2, 40, 5), (1, 1, 7)])
+def test_orthogonal_moves_singular_values_alone(shape):
+    found = orthogonal(matrices(*shape))
+    for own, matrix in zip(found, matrices(*shape), strict=True):
+        assert (own - by_singular_values(matrix)).abs().max() < 1e-3
+        assert torch.linalg.svdvals(own).max() < 1.3
+
+
+def test_nothing_becomes_of_no_gradient():
+    assert torch.equal(orthogonal(torch.zeros(2, 4, 3)), torch.zeros(2, 4, 3))
+
+
+def test_the_first_two_steps_are_as_defined():
+    lr, decay = 0.1, 0.5
+    weight = nn.Parameter(matrices(1, 6, 4)[0])
+    first, second = matrices(2, 6, 4)
+    muon = Muon([weight], lr, decay)
+    expected, momentum = weight.detach().clone(), torch.zeros(6, 4)
+    for gradient in (first, second):
+        momentum = MOMENTUM * momentum + (1 - MOMENTUM) * gradient
+        looked_ahead = (1 - MOMENTUM) * gradient + MOMENTUM * momentum
+        step = lr * ADAM_SIZE * math.sqrt(6) * by_singular_values(looked_ahead)
+        expected = expected * (1 - lr * decay) - step.float()
+        weight.grad = gradient.clone()
+        muon.step()
+        assert (weight - expected).abs().max() < 1e-4
+
+
+def test_kernels_are_matrices_and_those_alike_are_independent():
+    kernels = [nn.Parameter(matrices(3, 6, 2, 1, 3, 3)[i].clone()) for i in range(3)]
+    flat = [nn.Parameter(kernel.detach().flatten(1).clone()) for kernel in kernels]
+    for many, single in zip(kernels, flat, strict=True):
+        many.grad = torch.sin(many.detach())
+        single.grad = many.grad.flatten(1)
+        Muon([single], 0.1, 0.0).step()
+    kernels[2].grad = None
+    before = kernels[2].detach().clone()
+    Muon(kernels, 0.1, 0.0).step()
+    for many, single in zip(kernels[:2], flat[:2], strict=True):
+        assert (many.flatten(1) - single).abs().max() < 1e-6
+    assert torch.equal(kernels[2], before)
+
+
+def test_only_kernels_and_matrices_decay():
+    model = build(variant("micro"), 2)
+    decayed, others = optimisers_of(model, Recipe()).groups()
+    assert {p.ndim for p in others["params"]} == {1}
+    assert min(p.ndim for p in decayed["params"]) == 2
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.05, 0.0)
+    assert len(decayed["params"]) + len(others["params"]) == len(list(model.parameters()))
+
+
+def test_muon_has_the_dense_layers_but_the_head():
+    model = build(variant("micro"), 2)
+    adam, muon = optimisers_of(model, Recipe(muon_lr=0.02))
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    taken = {names[id(p)] for group in muon.param_groups for p in group["params"]}
+    left = {names[id(p)] for group in adam.param_groups for p in group["params"]}
+    assert taken | left == set(names.values())
+    assert not taken & left
+    assert {"patch_embed1.proj.weight", "blocks1.0.conv1.weight", "blocks1.0.mlp.fc1.weight"} <= taken
+    assert {"head.weight", "blocks1.0.pos_embed.weight", "blocks1.0.attn.weight", "norm.weight"} <= left
+
+
+def test_rates_are_shares_of_their_own_peaks():
+    optimisers = optimisers_of(build(variant("micro"), 2), Recipe(lr=0.004, muon_lr=0.02))
+    optimisers.at(0.25)
+    assert [group["lr"] for group in optimisers.groups()] == pytest.approx([0.001, 0.001, 0.005])
+
+
+def test_going_on_from_a_state_is_going_on():
+    def two_steps(stop):
+        torch.manual_seed(0)
+        model, recipe = build(variant("micro"), 2), Recipe(muon_lr=0.02)
+        optimisers = optimisers_of(model, recipe)
+        for step in range(2):
+            if stop and step:
+                state, optimisers = optimisers.state(), optimisers_of(model, recipe)
+                optimisers.restore(state)
+            optimisers.zero_grad()
+            sum(p.square().sum() * (step + 1) + p.sum() for p in model.parameters()).backward()
+            for each in optimisers:
+                each.step()
+        return model.state_dict()
+
+    whole, stopped = two_steps(False), two_steps(True)
+    assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+@pytest.mark.parametrize("rate", [0, -1, "fast", float("nan")])
+def test_a_rate_must_be_positive(rate):
+    with pytest.raises(UbenchError, match="muon_lr must be a positive number"):
+        Recipe(muon_lr=rate)

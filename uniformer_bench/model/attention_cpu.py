@@ -1,0 +1,395 @@
+"""Softmax attention and its gradients on a CPU, in float32: machine code that works within the cache.
+
+PyTorch's kernel is made for heads of 64 channels and more, and spends most of its time around small products. Here a
+block of queries has its affinities to all keys in a scratch of the cache, and five kinds of product are one program of
+multiply-adds over tiles of registers. The formulas are those of FlashAttention-2 (arXiv 2307.08691, section 3.1):
+softmax in powers of two, the affinities computed again in the backward pass from each row's maximum and sum.
+
+q, k, v lie in one tensor (B, N, 3, heads, d) of dense memory, d a multiple of the vector's floats.
+"""
+
+import functools
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from uniformer_bench.model.llvm import (
+    FLOAT,
+    INT64,
+    POINTER,
+    Kernel,
+    Machine,
+    at,
+    compile_kernel,
+    intrinsic,
+    load,
+    loop,
+    multiply_add,
+    on_threads,
+    product,
+    register,
+    threads_for,
+)
+
+try:
+    from llvmlite import ir
+
+    _WORD = ir.IntType(64)
+except ImportError:
+    pass  # nothing below is called, see llvm.available
+
+QUERIES = 16  # at a time
+TILES = {2: (4, 1), 1: (8, 4, 1)}  # rows of registers by vectors in a row: eight sums hide a multiply-add's latency
+MACS_PER_THREAD = 20_000_000  # less than other kernels ask for: PyTorch's attention would take all threads
+FORWARD, BACKWARD = 2, 5  # products of N x N x d
+HIDDEN = -1e30  # an affinity to what fills up the last vector of keys
+TAYLOR = [math.log(2) ** i / math.factorial(i) for i in range(8)]  # of 2^x about 0: 5e-9 off at a half
+SMALLEST_POWER = -126.0  # of two, that is a normal number
+
+
+def forward(qkv: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, N, 3, heads, d) -> context (B, N, heads, d), and each row's maximum and 1 / sum, (B, heads, N, 2)."""
+    batch, n, _, heads, d = qkv.shape
+    context, rows = qkv.new_empty(batch, n, heads, d), qkv.new_empty(batch, heads, n, 2)
+    _run("forward", FORWARD, qkv, [context, rows])
+    return context, rows
+
+
+def backward(qkv: Tensor, context: Tensor, rows: Tensor, grad: Tensor) -> Tensor:
+    """The gradient to qkv, of its shape; `grad` is the context's, dense in memory."""
+    found = torch.empty_like(qkv)
+    _run("backward", BACKWARD, qkv, [context, rows, grad, found])
+    return found
+
+
+def _run(name: str, products: int, qkv: Tensor, others: Sequence[Tensor]) -> None:
+    batch, n, _, heads, d = qkv.shape
+    kernel, items = compiled(), batch * heads
+    threads = threads_for(products * items * n * n * d, items, MACS_PER_THREAD)
+    width = -(-n // kernel.lanes) * kernel.lanes
+    # Allotted here: PyTorch called in a new thread would start threads of its own.
+    scratch = torch.zeros(threads, (2 * d + 2 * QUERIES + 1) * width + max(width, d))
+    scratch[:, n:width] = HIDDEN
+    bounds = [i * items // threads for i in range(threads + 1)]
+    pointers = [tensor.data_ptr() for tensor in (qkv, *others)]
+    parts = [(*pointers, scratch[i].data_ptr(), *bounds[i : i + 2]) for i in range(threads)]
+    on_threads(lambda part: kernel.run[name](*part, n, width, heads, d, d**-0.5), parts)
+
+
+@functools.cache
+def compiled() -> Kernel:
+    """The code for all sizes; compiled once a process."""
+    shared = [*[INT64] * 6, FLOAT]
+    return compile_kernel(_module, {"forward": [*[POINTER] * 4, *shared], "backward": [*[POINTER] * 6, *shared]})
+
+
+# Below, the program in LLVM's terms.
+
+
+class Matrix(NamedTuple):
+    """A place in memory, and how far on the next row and the next column are."""
+
+    place: Any
+    row: Any
+    column: Any
+
+
+class Terms(NamedTuple):
+    """What every part of the program speaks of: builder, kinds, and the sizes among a function's arguments."""
+
+    b: Any
+    lanes: int
+    n: Any
+    width: Any  # n, filled up to whole vectors
+    heads: Any
+    d: Any
+    scale: Any
+
+    @property
+    def vector(self) -> Any:
+        return ir.VectorType(ir.FloatType(), self.lanes)
+
+
+def _module(machine: Machine) -> "ir.Module":
+    module, pointer = ir.Module(), ir.PointerType()
+    _write_product(module, machine)
+    for name, pointers, body in (("forward", 4, _forward), ("backward", 6, _backward)):
+        kind = ir.FunctionType(ir.VoidType(), [pointer] * pointers + [_WORD] * 6 + [ir.FloatType()])
+        function = ir.Function(module, kind, name)
+        *tensors, scratch, first, last = function.args[: pointers + 2]
+        b = ir.IRBuilder(function.append_basic_block())
+        terms = Terms(b, machine.lanes, *function.args[pointers + 2 :])
+        with loop(b, first, last) as item:
+            body(terms, item, tensors, _scratch(terms, scratch))
+        b.ret_void()
+    return module
+
+
+def _write_product(module: "ir.Module", machine: Machine) -> None:
+    """C = I + A B as a function: C (rows, vectors x lanes), A (rows, count), B (count, vectors x lanes).
+
+    Arguments: C, A, B, I; then between rows of C, rows of A, columns of A, rows of B, rows of I; rows, vectors, count.
+    """
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()] * 4 + [_WORD] * 8), "product")
+    function.linkage = "internal"
+    b, vectors, lanes = ir.IRBuilder(function.append_basic_block()), function.args[10], machine.lanes
+    pairs = b.lshr(vectors, _WORD(1))
+    with loop(b, _WORD(0), pairs) as pair:
+        _strip(b, lanes, function.args, b.mul(pair, _WORD(2 * lanes)), 2)
+    with b.if_then(b.trunc(vectors, ir.IntType(1))):
+        _strip(b, lanes, function.args, b.mul(pairs, _WORD(2 * lanes)), 1)
+    b.ret_void()
+
+
+def _strip(b: Any, lanes: int, args: Sequence[Any], column: Any, vectors: int) -> None:
+    """All rows of so many vectors of columns, in tiles of fewer and fewer rows."""
+    done: Any = _WORD(0)
+    for step in TILES[vectors]:
+        tiles = b.udiv(b.sub(args[9], done), _WORD(step))
+        with loop(b, _WORD(0), tiles) as tile:
+            _tile(b, lanes, args, b.add(done, b.mul(tile, _WORD(step))), column, step, vectors)
+        done = b.add(done, b.mul(tiles, _WORD(step)))
+
+
+def _tile(b: Any, lanes: int, args: Sequence[Any], row: Any, column: Any, rows: int, vectors: int) -> None:
+    """The sums of a tile, in registers."""
+    c, left, right, start, c_row, left_row, left_column, right_row, start_row, _, _, count = args
+    kind = ir.VectorType(ir.FloatType(), lanes)
+    numbers = [b.add(row, _WORD(i)) for i in range(rows)]
+    columns = [b.add(column, _WORD(j * lanes)) for j in range(vectors)]
+    sums = {(i, j): register(b, kind) for i in range(rows) for j in range(vectors)}
+    for (i, j), total in sums.items():
+        b.store(load(b, kind, at(b, start, b.add(b.mul(numbers[i], start_row), columns[j]))), total)
+    lefts = [at(b, left, b.mul(number, left_row)) for number in numbers]
+    rights = [at(b, right, each) for each in columns]
+    with loop(b, _WORD(0), count) as t:
+        across, down = b.mul(t, left_column), b.mul(t, right_row)
+        values = [load(b, kind, at(b, place, down)) for place in rights]
+        for i, place in enumerate(lefts):
+            factor = _splat(b, kind, load(b, ir.FloatType(), at(b, place, across)))
+            for j, value in enumerate(values):
+                b.store(multiply_add(b, kind, factor, value, b.load(sums[i, j], typ=kind)), sums[i, j])
+    for (i, j), total in sums.items():
+        b.store(b.load(total, typ=kind), at(b, c, b.add(b.mul(numbers[i], c_row), columns[j])), align=4)
+
+
+def _multiply(
+    terms: Terms, c: Matrix, left: Matrix, right: Matrix, start: Matrix, rows: Any, columns: Any, count: Any
+) -> None:
+    """C (rows, columns) = start + left (rows, count) right (count, columns); columns fill vectors."""
+    b, vectors = terms.b, terms.b.udiv(columns, _WORD(terms.lanes))
+    places = [each.place for each in (c, left, right, start)]
+    steps = [c.row, left.row, left.column, right.row, start.row]
+    b.call(b.module.get_global("product"), [*places, *steps, rows, vectors, count])
+
+
+def _forward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: "Scratch") -> None:
+    """One head of one clip: tensors are qkv, context, rows."""
+    b = terms.b
+    q, k, v = _qkv(terms, item, tensors[0])
+    context, rows = _context(terms, item, tensors[1]), _rows(terms, item, tensors[2])
+    _transpose(terms, k, scratch.keys, b.fmul(terms.scale, _number(math.log2(math.e))))
+    with _blocks(terms) as (start, count):
+        out = _from(terms, context, start)
+        _multiply(
+            terms, scratch.weights, _from(terms, q, start), scratch.keys, scratch.hidden, count, terms.width, terms.d
+        )
+        with loop(b, _WORD(0), count) as i:
+            _softmax(terms, _from(terms, scratch.weights, i).place, _from(terms, rows, b.add(start, i)).place)
+        _multiply(terms, out, scratch.weights, v, scratch.zeros, count, terms.d, terms.n)
+        with loop(b, _WORD(0), count) as i:
+            share = at(b, _from(terms, rows, b.add(start, i)).place, _WORD(1))
+            _scale(terms, _from(terms, out, i).place, load(b, ir.FloatType(), share))
+
+
+def _backward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: "Scratch") -> None:
+    """One head of one clip: tensors are qkv, context, rows, the context's gradient, qkv's gradient."""
+    b, (weights, changes, zeros) = terms.b, (scratch.weights, scratch.changes, scratch.zeros)
+    (q, k, v), (dq, dk, dv) = (_qkv(terms, item, tensors[i]) for i in (0, 4))
+    context, grad, rows = (
+        _context(terms, item, tensors[1]),
+        _context(terms, item, tensors[3]),
+        _rows(terms, item, tensors[2]),
+    )
+    _transpose(terms, k, scratch.keys, b.fmul(terms.scale, _number(math.log2(math.e))))
+    _transpose(terms, v, scratch.values, _number(1))
+    with _blocks(terms) as (start, count):
+        queries, grads = _from(terms, q, start), _from(terms, grad, start)
+        _multiply(terms, weights, queries, scratch.keys, scratch.hidden, count, terms.width, terms.d)
+        _multiply(terms, changes, grads, scratch.values, zeros, count, terms.width, terms.d)
+        with loop(b, _WORD(0), count) as i:
+            number = b.add(start, i)
+            mean = _inner(terms, _from(terms, grad, number).place, _from(terms, context, number).place)
+            line, change = _from(terms, weights, i).place, _from(terms, changes, i).place
+            _softmax_gradient(terms, line, change, _from(terms, rows, number).place, mean)
+        _multiply(terms, _from(terms, dq, start), changes, k, zeros, count, terms.d, terms.n)
+        begun = b.icmp_signed(">", start, _WORD(0))
+        for out, left, right in ((dk, changes, queries), (dv, weights, grads)):
+            so_far = Matrix(b.select(begun, out.place, zeros.place), b.select(begun, out.row, _WORD(0)), _WORD(1))
+            turned = Matrix(left.place, left.column, left.row)
+            _multiply(terms, out, turned, right, so_far, terms.n, terms.d, count)
+
+
+# ---------------------------------------------------------------- places
+
+
+class Scratch(NamedTuple):
+    """Parts of a thread's scratch: `hidden` and `zeros` are rows to start from, the others are (d, width) and
+    (QUERIES, width)."""
+
+    hidden: Matrix
+    keys: Matrix
+    values: Matrix
+    weights: Matrix
+    changes: Matrix
+    zeros: Matrix
+
+
+def _scratch(terms: Terms, place: Any) -> Scratch:
+    b, found = terms.b, list[Matrix]()
+    for rows in (None, terms.d, terms.d, _WORD(QUERIES), _WORD(QUERIES), None):
+        found.append(Matrix(place, _WORD(0) if rows is None else terms.width, _WORD(1)))
+        place = at(b, place, terms.width if rows is None else b.mul(rows, terms.width))
+    return Scratch(*found)
+
+
+def _qkv(terms: Terms, item: Any, place: Any) -> list[Matrix]:
+    """q, k and v (N, d) of a head of a clip in (B, N, 3, heads, d)."""
+    b = terms.b
+    clip, head = b.udiv(item, terms.heads), b.urem(item, terms.heads)
+    apart = b.mul(terms.heads, terms.d)
+    row = b.mul(apart, _WORD(3))
+    start = b.add(product(b, clip, terms.n, row), b.mul(head, terms.d))
+    return [Matrix(at(b, place, b.add(start, b.mul(apart, _WORD(i)))), row, _WORD(1)) for i in range(3)]
+
+
+def _context(terms: Terms, item: Any, place: Any) -> Matrix:
+    """(N, d) of a head of a clip in (B, N, heads, d)."""
+    b = terms.b
+    clip, head = b.udiv(item, terms.heads), b.urem(item, terms.heads)
+    row = b.mul(terms.heads, terms.d)
+    return Matrix(at(b, place, b.add(product(b, clip, terms.n, row), b.mul(head, terms.d))), row, _WORD(1))
+
+
+def _rows(terms: Terms, item: Any, place: Any) -> Matrix:
+    """(N, 2) of a head of a clip in (B, heads, N, 2)."""
+    return Matrix(at(terms.b, place, product(terms.b, item, terms.n, _WORD(2))), _WORD(2), _WORD(1))
+
+
+def _from(terms: Terms, matrix: Matrix, row: Any) -> Matrix:
+    """The rows from this one on."""
+    return matrix._replace(place=at(terms.b, matrix.place, terms.b.mul(row, matrix.row)))
+
+
+def _transpose(terms: Terms, matrix: Matrix, to: Matrix, factor: Any) -> None:
+    """(N, d) times a number -> (d, width), whose last columns stay zero."""
+    b, number = terms.b, ir.FloatType()
+    with loop(b, _WORD(0), terms.d) as c, loop(b, _WORD(0), terms.n) as j:
+        value = load(b, number, at(b, matrix.place, b.add(b.mul(j, matrix.row), c)))
+        b.store(b.fmul(value, factor), at(b, to.place, b.add(b.mul(c, to.row), j)))
+
+
+@contextmanager
+def _blocks(terms: Terms) -> Iterator[tuple[Any, Any]]:
+    """First query and number of queries, block by block."""
+    b = terms.b
+    blocks = b.udiv(b.add(terms.n, _WORD(QUERIES - 1)), _WORD(QUERIES))
+    with loop(b, _WORD(0), blocks) as block:
+        start = b.mul(block, _WORD(QUERIES))
+        left = b.sub(terms.n, start)
+        yield start, b.select(b.icmp_signed("<", left, _WORD(QUERIES)), left, _WORD(QUERIES))
+
+
+# ---------------------------------------------------------------- a row
+
+
+def _softmax(terms: Terms, line: Any, row: Any) -> None:
+    """Affinities become powers, not yet shares: `row` is told the maximum and what a share is of a power."""
+    b, kind = terms.b, terms.vector
+    highest, total = register(b, kind), register(b, kind)
+    b.store(load(b, kind, line), highest)
+    with _vectors(terms, terms.width) as offset:
+        value, best = load(b, kind, at(b, line, offset)), b.load(highest, typ=kind)
+        b.store(b.select(b.fcmp_ordered(">", value, best), value, best), highest)
+    top = _reduced(terms, "fmax", [b.load(highest, typ=kind)])
+    with _vectors(terms, terms.width) as offset:
+        power = _power(terms, b.fsub(load(b, kind, at(b, line, offset)), _splat(b, kind, top)))
+        b.store(power, at(b, line, offset), align=4)
+        b.store(b.fadd(b.load(total, typ=kind), power), total)
+    b.store(top, row)
+    b.store(b.fdiv(_number(1), _reduced(terms, "fadd", [_number(0), b.load(total, typ=kind)])), at(b, row, _WORD(1)))
+
+
+def _softmax_gradient(terms: Terms, line: Any, change: Any, row: Any, mean: Any) -> None:
+    """Affinities become weights P, and the gradient to the weights, dP, that to the affinities: P (dP - mean)."""
+    b, kind, number = terms.b, terms.vector, ir.FloatType()
+    top, share = (_splat(b, kind, load(b, number, at(b, row, _WORD(i)))) for i in range(2))
+    mean, scale = _splat(b, kind, mean), _splat(b, kind, terms.scale)
+    with _vectors(terms, terms.width) as offset:
+        place, other = at(b, line, offset), at(b, change, offset)
+        weight = b.fmul(_power(terms, b.fsub(load(b, kind, place), top)), share)
+        b.store(weight, place, align=4)
+        b.store(b.fmul(b.fmul(weight, scale), b.fsub(load(b, kind, other), mean)), other, align=4)
+
+
+def _scale(terms: Terms, line: Any, factor: Any) -> None:
+    b, kind = terms.b, terms.vector
+    with _vectors(terms, terms.d) as offset:
+        place = at(b, line, offset)
+        b.store(b.fmul(load(b, kind, place), _splat(b, kind, factor)), place, align=4)
+
+
+def _inner(terms: Terms, x: Any, y: Any) -> Any:
+    """The inner product of d numbers."""
+    b, kind = terms.b, terms.vector
+    total = register(b, kind)
+    with _vectors(terms, terms.d) as offset:
+        left, right = load(b, kind, at(b, x, offset)), load(b, kind, at(b, y, offset))
+        b.store(multiply_add(b, kind, left, right, b.load(total, typ=kind)), total)
+    return _reduced(terms, "fadd", [_number(0), b.load(total, typ=kind)])
+
+
+@contextmanager
+def _vectors(terms: Terms, length: Any) -> Iterator[Any]:
+    """Where each whole vector of a line begins."""
+    with loop(terms.b, _WORD(0), terms.b.udiv(length, _WORD(terms.lanes))) as i:
+        yield terms.b.mul(i, _WORD(terms.lanes))
+
+
+def _power(terms: Terms, x: Any) -> Any:
+    """2^x for x of at most 0, to the last bit or two: a polynomial to the next integer, whose power is an exponent.
+
+    What is not a number stays none: comparisons with it are false.
+    """
+    b, kind, lanes = terms.b, terms.vector, terms.lanes
+    integers = ir.VectorType(ir.IntType(32), lanes)
+    least = _splat(b, kind, _number(SMALLEST_POWER))
+    x = b.select(b.fcmp_ordered("<", x, least), least, x)
+    whole = b.call(intrinsic(b, f"llvm.nearbyint.v{lanes}f32", kind, [kind]), [x])
+    rest = b.fsub(x, whole)
+    found = _splat(b, kind, _number(TAYLOR[-1]))
+    for coefficient in reversed(TAYLOR[:-1]):
+        found = multiply_add(b, kind, found, rest, _splat(b, kind, _number(coefficient)))
+    exponent = b.add(b.fptosi(whole, integers), ir.Constant(integers, [127] * lanes))
+    return b.fmul(found, b.bitcast(b.shl(exponent, ir.Constant(integers, [23] * lanes)), kind))
+
+
+def _reduced(terms: Terms, how: str, values: Sequence[Any]) -> Any:
+    """One number of a vector's: LLVM's reduction of that name."""
+    name = f"llvm.vector.reduce.{how}.v{terms.lanes}f32"
+    return terms.b.call(intrinsic(terms.b, name, ir.FloatType(), [value.type for value in values]), values)
+
+
+def _number(value: float) -> Any:
+    return ir.Constant(ir.FloatType(), value)
+
+
+def _splat(b: Any, kind: Any, value: Any) -> Any:
+    """A vector of that kind, of one number."""
+    first = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+    return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), mask)
