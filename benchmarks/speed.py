@@ -19,7 +19,7 @@ from torch import Tensor
 
 from uniformer_bench.cost import cost
 from uniformer_bench.measure.memory import peak_memory
-from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.measure.protocol import Protocol, emulated
 from uniformer_bench.model import build, clips_like, linear
 from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.depthwise import depthwise_conv3d
@@ -157,6 +157,7 @@ def training_memory(row: Row, implementation: str, precision: str) -> int:
     return peak
 
 
+PRECISIONS = [name for name in ("fp32", "bf16") if not emulated("cpu", name)]
 WORKS = {"inference": inference, "compiled": compiled, "training": training, "depthwise": depthwise}
 
 
@@ -178,7 +179,7 @@ def limits(threads: int) -> dict[str, float]:
     """This machine's own: GFLOP/s of 2048 x 2048 products, through torch and oneDNN, and GB/s of a large copy."""
     torch.set_num_threads(threads)
     found = {}
-    for name in ("fp32", "bf16"):
+    for name in PRECISIONS:
         a, b = (torch.randn(2048, 2048).to(DTYPES[name]) for _ in "ab")
         found[f"{name} torch"] = 2e-6 * 2048**3 / min(t for (t,) in times_ms([lambda a=a, b=b: a @ b], 7, threads))
         if DTYPES[name] in linear.SERVED:
@@ -229,7 +230,9 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--only", default="", help="rows whose work has this in its name")
     options = parser.parse_args()
-    rows = [row for row in ROWS if options.only in row.work]
+    rows = [row for row in ROWS if options.only in row.work and row.precision in PRECISIONS]
+    if len(PRECISIONS) < 2:
+        print("rows in bf16 are left out: this processor has no instructions for it")
     machine = {threads: limits(threads) for threads in sorted({row.threads for row in rows})}
     for threads, found in machine.items():
         print(f"limits, threads {threads}: " + ", ".join(f"{name} {value:.0f}" for name, value in found.items()))

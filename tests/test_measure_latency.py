@@ -125,6 +125,17 @@ def test_warnings_about_the_clock_and_the_machine():
     assert preempted.startswith("this process ran 50% of the time only")
 
 
+@pytest.mark.parametrize("supported", [True, False])
+def test_an_emulated_precision_is_said(supported, monkeypatch):
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: supported)
+    protocol = Protocol(device="cpu", frames=8, size=32, precision="bf16", threads=1)
+    clock = Script(itertools.repeat(10.0)).watch
+    found = measure_latency(lambda: None, protocol, budget_s=1.0, clock=clock).warnings
+    assert [warning for warning in found if "emulates" in warning] == (
+        [] if supported else ["this processor has no instructions for bf16, and emulates them: fp32 is faster"]
+    )
+
+
 def test_runs_are_in_inference_mode_and_counted():
     modes, script = [], Script(itertools.repeat(10.0))
     latency = measure_latency(

@@ -20,7 +20,7 @@ from uniformer_bench.measure.clocks import Stopwatch as Stopwatch
 from uniformer_bench.measure.clocks import protocol_clock
 from uniformer_bench.measure.clocks import stopwatch as stopwatch
 from uniformer_bench.measure.gpu import GpuState
-from uniformer_bench.measure.protocol import Protocol
+from uniformer_bench.measure.protocol import Protocol, emulated
 from uniformer_bench.model import UniFormer
 
 CONFIDENCE = 0.95
@@ -283,6 +283,8 @@ def _about_machine(samples: list[Sample], neighbours: float, protocol: Protocol,
     found = []
     if neighbours > NEIGHBOURS and neighbours + protocol.threads > clock.cores:
         found.append(f"other processes kept {neighbours:.1f} of {clock.cores} cores busy, and this one wants its own")
+    if emulated(protocol.device, protocol.precision):
+        found.append(f"this processor has no instructions for {protocol.precision}, and emulates them: fp32 is faster")
     busy = [sample.cpu_ms / sample.ms for sample in samples if sample.cpu_ms is not None and sample.ms > 0]
     if protocol.threads == 1 and busy and statistics.median(busy) < RUNNING:
         found.append(f"this process ran {statistics.median(busy):.0%} of the time only: other work took the processor")

@@ -125,6 +125,14 @@ def _gpus() -> int:
     return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
+def emulated(device: str, precision: str) -> bool:
+    """Whether the device computes in `precision` without instructions for it: bf16 on a CPU with AVX2 alone takes ten
+    times as long as fp32."""
+    import torch
+
+    return precision == "bf16" and device == "cpu" and not torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 def check_precision(device: str, precision: str) -> None:
     """Raises UbenchError where `device` cannot compute in `precision` at speed.
 
