@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,7 +48,7 @@ TILES = {2: (4, 1), 1: (8, 4, 1)}  # rows of registers by vectors in a row: eigh
 MACS_PER_THREAD = 20_000_000  # less than other kernels ask for: PyTorch's attention would take all threads
 FORWARD, BACKWARD = 2, 5  # products of N x N x d
 HIDDEN = -1e30  # an affinity to what fills up the last vector of keys
-TAYLOR = [math.log(2) ** i / math.factorial(i) for i in range(8)]  # of 2^x about 0: 5e-9 off at a half
+POWER_OF_TWO = np.polynomial.Chebyshev.interpolate(np.exp2, 5, [-0.5, 0.5]).convert(kind=np.polynomial.Polynomial).coef
 SMALLEST_POWER = -126.0  # of two, that is a normal number
 
 
@@ -361,7 +362,7 @@ def _vectors(terms: Terms, length: Any) -> Iterator[Any]:
 
 
 def _power(terms: Terms, x: Any) -> Any:
-    """2^x for x of at most 0, to the last bit or two: a polynomial to the next integer, whose power is an exponent.
+    """2^x for x of at most 0, to 1e-7 of it: a polynomial to the nearest integer, whose own power is an exponent.
 
     What is not a number stays none: comparisons with it are false.
     """
@@ -371,8 +372,8 @@ def _power(terms: Terms, x: Any) -> Any:
     x = b.select(b.fcmp_ordered("<", x, least), least, x)
     whole = b.call(intrinsic(b, f"llvm.nearbyint.v{lanes}f32", kind, [kind]), [x])
     rest = b.fsub(x, whole)
-    found = _splat(b, kind, _number(TAYLOR[-1]))
-    for coefficient in reversed(TAYLOR[:-1]):
+    found = _splat(b, kind, _number(POWER_OF_TWO[-1]))
+    for coefficient in reversed(POWER_OF_TWO[:-1]):
         found = multiply_add(b, kind, found, rest, _splat(b, kind, _number(coefficient)))
     exponent = b.add(b.fptosi(whole, integers), ir.Constant(integers, [127] * lanes))
     return b.fmul(found, b.bitcast(b.shl(exponent, ir.Constant(integers, [23] * lanes)), kind))
@@ -381,7 +382,8 @@ def _power(terms: Terms, x: Any) -> Any:
 def _reduced(terms: Terms, how: str, values: Sequence[Any]) -> Any:
     """One number of a vector's: LLVM's reduction of that name."""
     name = f"llvm.vector.reduce.{how}.v{terms.lanes}f32"
-    return terms.b.call(intrinsic(terms.b, name, ir.FloatType(), [value.type for value in values]), values)
+    function = intrinsic(terms.b, name, ir.FloatType(), [value.type for value in values])
+    return terms.b.call(function, values, fastmath=["reassoc"])  # by halves, not one after another
 
 
 def _number(value: float) -> Any:
