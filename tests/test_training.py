@@ -406,7 +406,7 @@ def one_step_by_hand(plan, clips, processes):
         loss = torch.nn.functional.cross_entropy(model(x), targets, label_smoothing=plan.recipe.label_smoothing)
         (loss / processes).backward()  # adds up over the ranks
     torch.nn.utils.clip_grad_norm_(model.parameters(), plan.recipe.clip_norm)
-    learner.optimiser.step()
+    learner.optimisers[0].step()
     return model
 
 

@@ -115,6 +115,18 @@ class Terms(NamedTuple):
         return ir.VectorType(ir.FloatType(), self.lanes)
 
 
+class Scratch(NamedTuple):
+    """Parts of a thread's scratch: `hidden` and `zeros` are rows to start from, the others are (d, width) and
+    (QUERIES, width)."""
+
+    hidden: Matrix
+    keys: Matrix
+    values: Matrix
+    weights: Matrix
+    changes: Matrix
+    zeros: Matrix
+
+
 def _module(machine: Machine) -> "ir.Module":
     module, pointer = ir.Module(), ir.PointerType()
     _write_product(module, machine)
@@ -188,7 +200,7 @@ def _multiply(
     b.call(b.module.get_global("product"), [*places, *steps, rows, vectors, count])
 
 
-def _forward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: "Scratch") -> None:
+def _forward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: Scratch) -> None:
     """One head of one clip: tensors are qkv, context, rows."""
     b = terms.b
     q, k, v = _qkv(terms, item, tensors[0])
@@ -207,7 +219,7 @@ def _forward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: "Scratch"
             _scale(terms, _from(terms, out, i).place, load(b, ir.FloatType(), share))
 
 
-def _backward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: "Scratch") -> None:
+def _backward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: Scratch) -> None:
     """One head of one clip: tensors are qkv, context, rows, the context's gradient, qkv's gradient."""
     b, (weights, changes, zeros) = terms.b, (scratch.weights, scratch.changes, scratch.zeros)
     (q, k, v), (dq, dk, dv) = (_qkv(terms, item, tensors[i]) for i in (0, 4))
@@ -236,18 +248,6 @@ def _backward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: "Scratch
 
 
 # ---------------------------------------------------------------- places
-
-
-class Scratch(NamedTuple):
-    """Parts of a thread's scratch: `hidden` and `zeros` are rows to start from, the others are (d, width) and
-    (QUERIES, width)."""
-
-    hidden: Matrix
-    keys: Matrix
-    values: Matrix
-    weights: Matrix
-    changes: Matrix
-    zeros: Matrix
 
 
 def _scratch(terms: Terms, place: Any) -> Scratch:
