@@ -29,11 +29,12 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # none is needed
         """Changes every weight that has a gradient; `closure` is not called."""
         for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            shapes = dict.fromkeys((len(weight), weight[0].numel()) for weight in weights)
-            for shape in shapes:
-                alike = [weight for weight in weights if (len(weight), weight[0].numel()) == shape]
-                self._step(alike, shape, group["lr"], group["weight_decay"])
+            alike: dict[tuple[int, int], list[Tensor]] = {}
+            for weight in group["params"]:
+                if weight.grad is not None:
+                    alike.setdefault((len(weight), weight.numel() // len(weight)), []).append(weight)
+            for shape, weights in alike.items():
+                self._step(weights, shape, group["lr"], group["weight_decay"])
 
     def _step(self, weights: list[Tensor], shape: tuple[int, int], lr: float, weight_decay: float) -> None:
         gradients = torch.stack([weight.grad.reshape(shape) for weight in weights if weight.grad is not None])

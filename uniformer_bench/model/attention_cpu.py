@@ -22,11 +22,13 @@ from uniformer_bench.model.llvm import (
     FLOAT,
     INT64,
     POINTER,
+    WORD,
     Kernel,
     Machine,
     at,
     compile_kernel,
     intrinsic,
+    ir,
     load,
     loop,
     multiply_add,
@@ -35,13 +37,6 @@ from uniformer_bench.model.llvm import (
     register,
     threads_for,
 )
-
-try:
-    from llvmlite import ir
-
-    _WORD = ir.IntType(64)
-except ImportError:
-    pass  # nothing below is called, see llvm.available
 
 QUERIES = 16  # at a time
 TILES = {2: (4, 1), 1: (8, 4, 1)}  # rows of registers by vectors in a row: eight sums hide a multiply-add's latency
@@ -131,7 +126,7 @@ def _module(machine: Machine) -> "ir.Module":
     module, pointer = ir.Module(), ir.PointerType()
     _write_product(module, machine)
     for name, pointers, body in (("forward", 4, _forward), ("backward", 6, _backward)):
-        kind = ir.FunctionType(ir.VoidType(), [pointer] * pointers + [_WORD] * 6 + [ir.FloatType()])
+        kind = ir.FunctionType(ir.VoidType(), [pointer] * pointers + [WORD] * 6 + [ir.FloatType()])
         function = ir.Function(module, kind, name)
         *tensors, scratch, first, last = function.args[: pointers + 2]
         b = ir.IRBuilder(function.append_basic_block())
@@ -147,39 +142,39 @@ def _write_product(module: "ir.Module", machine: Machine) -> None:
 
     Arguments: C, A, B, I; then between rows of C, rows of A, columns of A, rows of B, rows of I; rows, vectors, count.
     """
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()] * 4 + [_WORD] * 8), "product")
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()] * 4 + [WORD] * 8), "product")
     function.linkage = "internal"
     b, vectors, lanes = ir.IRBuilder(function.append_basic_block()), function.args[10], machine.lanes
-    pairs = b.lshr(vectors, _WORD(1))
-    with loop(b, _WORD(0), pairs) as pair:
-        _strip(b, lanes, function.args, b.mul(pair, _WORD(2 * lanes)), 2)
+    pairs = b.lshr(vectors, WORD(1))
+    with loop(b, WORD(0), pairs) as pair:
+        _strip(b, lanes, function.args, b.mul(pair, WORD(2 * lanes)), 2)
     with b.if_then(b.trunc(vectors, ir.IntType(1))):
-        _strip(b, lanes, function.args, b.mul(pairs, _WORD(2 * lanes)), 1)
+        _strip(b, lanes, function.args, b.mul(pairs, WORD(2 * lanes)), 1)
     b.ret_void()
 
 
 def _strip(b: Any, lanes: int, args: Sequence[Any], column: Any, vectors: int) -> None:
     """All rows of so many vectors of columns, in tiles of fewer and fewer rows."""
-    done: Any = _WORD(0)
+    done: Any = WORD(0)
     for step in TILES[vectors]:
-        tiles = b.udiv(b.sub(args[9], done), _WORD(step))
-        with loop(b, _WORD(0), tiles) as tile:
-            _tile(b, lanes, args, b.add(done, b.mul(tile, _WORD(step))), column, step, vectors)
-        done = b.add(done, b.mul(tiles, _WORD(step)))
+        tiles = b.udiv(b.sub(args[9], done), WORD(step))
+        with loop(b, WORD(0), tiles) as tile:
+            _tile(b, lanes, args, b.add(done, b.mul(tile, WORD(step))), column, step, vectors)
+        done = b.add(done, b.mul(tiles, WORD(step)))
 
 
 def _tile(b: Any, lanes: int, args: Sequence[Any], row: Any, column: Any, rows: int, vectors: int) -> None:
     """The sums of a tile, in registers."""
     c, left, right, start, c_row, left_row, left_column, right_row, start_row, _, _, count = args
     kind = ir.VectorType(ir.FloatType(), lanes)
-    numbers = [b.add(row, _WORD(i)) for i in range(rows)]
-    columns = [b.add(column, _WORD(j * lanes)) for j in range(vectors)]
+    numbers = [b.add(row, WORD(i)) for i in range(rows)]
+    columns = [b.add(column, WORD(j * lanes)) for j in range(vectors)]
     sums = {(i, j): register(b, kind) for i in range(rows) for j in range(vectors)}
     for (i, j), total in sums.items():
         b.store(load(b, kind, at(b, start, b.add(b.mul(numbers[i], start_row), columns[j]))), total)
     lefts = [at(b, left, b.mul(number, left_row)) for number in numbers]
     rights = [at(b, right, each) for each in columns]
-    with loop(b, _WORD(0), count) as t:
+    with loop(b, WORD(0), count) as t:
         across, down = b.mul(t, left_column), b.mul(t, right_row)
         values = [load(b, kind, at(b, place, down)) for place in rights]
         for i, place in enumerate(lefts):
@@ -194,7 +189,7 @@ def _multiply(
     terms: Terms, c: Matrix, left: Matrix, right: Matrix, start: Matrix, rows: Any, columns: Any, count: Any
 ) -> None:
     """C (rows, columns) = start + left (rows, count) right (count, columns); columns fill vectors."""
-    b, vectors = terms.b, terms.b.udiv(columns, _WORD(terms.lanes))
+    b, vectors = terms.b, terms.b.udiv(columns, WORD(terms.lanes))
     places = [each.place for each in (c, left, right, start)]
     steps = [c.row, left.row, left.column, right.row, start.row]
     b.call(b.module.get_global("product"), [*places, *steps, rows, vectors, count])
@@ -211,11 +206,11 @@ def _forward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: Scratch) 
         _multiply(
             terms, scratch.weights, _from(terms, q, start), scratch.keys, scratch.hidden, count, terms.width, terms.d
         )
-        with loop(b, _WORD(0), count) as i:
+        with loop(b, WORD(0), count) as i:
             _softmax(terms, _from(terms, scratch.weights, i).place, _from(terms, rows, b.add(start, i)).place)
         _multiply(terms, out, scratch.weights, v, scratch.zeros, count, terms.d, terms.n)
-        with loop(b, _WORD(0), count) as i:
-            share = at(b, _from(terms, rows, b.add(start, i)).place, _WORD(1))
+        with loop(b, WORD(0), count) as i:
+            share = at(b, _from(terms, rows, b.add(start, i)).place, WORD(1))
             _scale(terms, _from(terms, out, i).place, load(b, ir.FloatType(), share))
 
 
@@ -234,15 +229,15 @@ def _backward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: Scratch)
         queries, grads = _from(terms, q, start), _from(terms, grad, start)
         _multiply(terms, weights, queries, scratch.keys, scratch.hidden, count, terms.width, terms.d)
         _multiply(terms, changes, grads, scratch.values, zeros, count, terms.width, terms.d)
-        with loop(b, _WORD(0), count) as i:
+        with loop(b, WORD(0), count) as i:
             number = b.add(start, i)
             mean = _inner(terms, _from(terms, grad, number).place, _from(terms, context, number).place)
             line, change = _from(terms, weights, i).place, _from(terms, changes, i).place
             _softmax_gradient(terms, line, change, _from(terms, rows, number).place, mean)
         _multiply(terms, _from(terms, dq, start), changes, k, zeros, count, terms.d, terms.n)
-        begun = b.icmp_signed(">", start, _WORD(0))
+        begun = b.icmp_signed(">", start, WORD(0))
         for out, left, right in ((dk, changes, queries), (dv, weights, grads)):
-            so_far = Matrix(b.select(begun, out.place, zeros.place), b.select(begun, out.row, _WORD(0)), _WORD(1))
+            so_far = Matrix(b.select(begun, out.place, zeros.place), b.select(begun, out.row, WORD(0)), WORD(1))
             turned = Matrix(left.place, left.column, left.row)
             _multiply(terms, out, turned, right, so_far, terms.n, terms.d, count)
 
@@ -252,8 +247,8 @@ def _backward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: Scratch)
 
 def _scratch(terms: Terms, place: Any) -> Scratch:
     b, found = terms.b, list[Matrix]()
-    for rows in (None, terms.d, terms.d, _WORD(QUERIES), _WORD(QUERIES), None):
-        found.append(Matrix(place, _WORD(0) if rows is None else terms.width, _WORD(1)))
+    for rows in (None, terms.d, terms.d, WORD(QUERIES), WORD(QUERIES), None):
+        found.append(Matrix(place, WORD(0) if rows is None else terms.width, WORD(1)))
         place = at(b, place, terms.width if rows is None else b.mul(rows, terms.width))
     return Scratch(*found)
 
@@ -263,9 +258,9 @@ def _qkv(terms: Terms, item: Any, place: Any) -> list[Matrix]:
     b = terms.b
     clip, head = b.udiv(item, terms.heads), b.urem(item, terms.heads)
     apart = b.mul(terms.heads, terms.d)
-    row = b.mul(apart, _WORD(3))
+    row = b.mul(apart, WORD(3))
     start = b.add(product(b, clip, terms.n, row), b.mul(head, terms.d))
-    return [Matrix(at(b, place, b.add(start, b.mul(apart, _WORD(i)))), row, _WORD(1)) for i in range(3)]
+    return [Matrix(at(b, place, b.add(start, b.mul(apart, WORD(i)))), row, WORD(1)) for i in range(3)]
 
 
 def _context(terms: Terms, item: Any, place: Any) -> Matrix:
@@ -273,12 +268,12 @@ def _context(terms: Terms, item: Any, place: Any) -> Matrix:
     b = terms.b
     clip, head = b.udiv(item, terms.heads), b.urem(item, terms.heads)
     row = b.mul(terms.heads, terms.d)
-    return Matrix(at(b, place, b.add(product(b, clip, terms.n, row), b.mul(head, terms.d))), row, _WORD(1))
+    return Matrix(at(b, place, b.add(product(b, clip, terms.n, row), b.mul(head, terms.d))), row, WORD(1))
 
 
 def _rows(terms: Terms, item: Any, place: Any) -> Matrix:
     """(N, 2) of a head of a clip in (B, heads, N, 2)."""
-    return Matrix(at(terms.b, place, product(terms.b, item, terms.n, _WORD(2))), _WORD(2), _WORD(1))
+    return Matrix(at(terms.b, place, product(terms.b, item, terms.n, WORD(2))), WORD(2), WORD(1))
 
 
 def _from(terms: Terms, matrix: Matrix, row: Any) -> Matrix:
@@ -289,7 +284,7 @@ def _from(terms: Terms, matrix: Matrix, row: Any) -> Matrix:
 def _transpose(terms: Terms, matrix: Matrix, to: Matrix, factor: Any) -> None:
     """(N, d) times a number -> (d, width), whose last columns stay zero."""
     b, number = terms.b, ir.FloatType()
-    with loop(b, _WORD(0), terms.d) as c, loop(b, _WORD(0), terms.n) as j:
+    with loop(b, WORD(0), terms.d) as c, loop(b, WORD(0), terms.n) as j:
         value = load(b, number, at(b, matrix.place, b.add(b.mul(j, matrix.row), c)))
         b.store(b.fmul(value, factor), at(b, to.place, b.add(b.mul(c, to.row), j)))
 
@@ -298,11 +293,11 @@ def _transpose(terms: Terms, matrix: Matrix, to: Matrix, factor: Any) -> None:
 def _blocks(terms: Terms) -> Iterator[tuple[Any, Any]]:
     """First query and number of queries, block by block."""
     b = terms.b
-    blocks = b.udiv(b.add(terms.n, _WORD(QUERIES - 1)), _WORD(QUERIES))
-    with loop(b, _WORD(0), blocks) as block:
-        start = b.mul(block, _WORD(QUERIES))
+    blocks = b.udiv(b.add(terms.n, WORD(QUERIES - 1)), WORD(QUERIES))
+    with loop(b, WORD(0), blocks) as block:
+        start = b.mul(block, WORD(QUERIES))
         left = b.sub(terms.n, start)
-        yield start, b.select(b.icmp_signed("<", left, _WORD(QUERIES)), left, _WORD(QUERIES))
+        yield start, b.select(b.icmp_signed("<", left, WORD(QUERIES)), left, WORD(QUERIES))
 
 
 # ---------------------------------------------------------------- a row
@@ -322,13 +317,13 @@ def _softmax(terms: Terms, line: Any, row: Any) -> None:
         b.store(power, at(b, line, offset), align=4)
         b.store(b.fadd(b.load(total, typ=kind), power), total)
     b.store(top, row)
-    b.store(b.fdiv(_number(1), _reduced(terms, "fadd", [_number(0), b.load(total, typ=kind)])), at(b, row, _WORD(1)))
+    b.store(b.fdiv(_number(1), _reduced(terms, "fadd", [_number(0), b.load(total, typ=kind)])), at(b, row, WORD(1)))
 
 
 def _softmax_gradient(terms: Terms, line: Any, change: Any, row: Any, mean: Any) -> None:
     """Affinities become weights P, and the gradient to the weights, dP, that to the affinities: P (dP - mean)."""
     b, kind, number = terms.b, terms.vector, ir.FloatType()
-    top, share = (_splat(b, kind, load(b, number, at(b, row, _WORD(i)))) for i in range(2))
+    top, share = (_splat(b, kind, load(b, number, at(b, row, WORD(i)))) for i in range(2))
     mean, scale = _splat(b, kind, mean), _splat(b, kind, terms.scale)
     with _vectors(terms, terms.width) as offset:
         place, other = at(b, line, offset), at(b, change, offset)
@@ -357,8 +352,8 @@ def _inner(terms: Terms, x: Any, y: Any) -> Any:
 @contextmanager
 def _vectors(terms: Terms, length: Any) -> Iterator[Any]:
     """Where each whole vector of a line begins."""
-    with loop(terms.b, _WORD(0), terms.b.udiv(length, _WORD(terms.lanes))) as i:
-        yield terms.b.mul(i, _WORD(terms.lanes))
+    with loop(terms.b, WORD(0), terms.b.udiv(length, WORD(terms.lanes))) as i:
+        yield terms.b.mul(i, WORD(terms.lanes))
 
 
 def _power(terms: Terms, x: Any) -> Any:

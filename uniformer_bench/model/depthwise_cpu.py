@@ -16,10 +16,12 @@ from torch import Tensor
 from uniformer_bench.model.llvm import (
     INT64,
     POINTER,
+    WORD,
     Kernel,
     Machine,
     at,
     compile_kernel,
+    ir,
     load,
     loop,
     multiply_add,
@@ -28,11 +30,6 @@ from uniformer_bench.model.llvm import (
     register,
     threads_for,
 )
-
-try:
-    from llvmlite import ir
-except ImportError:
-    pass  # nothing below is called, see llvm.available
 
 NAME = "weight_gradient"
 MACS_PER_THREAD = 100_000_000  # about 1.5 ms of work: waking a thread can take as long on a busy machine
@@ -78,7 +75,7 @@ def _module(kh: int, kw: int, machine: Machine) -> "ir.Module":
     Arguments: x, grad, the sums (blocks, kt, kh, kw, lanes), scratch (T, H, W + kw - 1, lanes) for x and
     (H + kh - 1, W, lanes) for a plane of grad, both zero; first and last item; B, C, T, H, W, kt.
     """
-    module, word, pointer = ir.Module(), ir.IntType(64), ir.PointerType()
+    module, word, pointer = ir.Module(), WORD, ir.PointerType()
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 5 + [word] * 8), NAME)
     for argument in function.args[:5]:
         argument.add_attribute("noalias")
@@ -114,7 +111,7 @@ def _sum_plane(
     sums[i, j] += sum over r, w of x[r, w + j] grad[r + kh - 1 - i, w], in the padded planes.
     """
     lanes, step = machine.lanes, max(1, machine.sums // kw)
-    vector, word = ir.VectorType(ir.FloatType(), lanes), ir.IntType(64)
+    vector, word = ir.VectorType(ir.FloatType(), lanes), WORD
     for top in range(0, kh, step):
         rows = range(top, min(top + step, kh))
         totals = {(i, j): register(b, vector) for i in rows for j in range(kw)}
@@ -136,7 +133,7 @@ def _copy_rows(
     b: Any, to: Any, source: Any, rows: Any, to_stride: Any, lanes: int, *, width: Any, channels: Any, left: Any
 ) -> None:
     """Copy rows x width positions of one channel block, of which `left` channels exist."""
-    vector, word = ir.VectorType(ir.FloatType(), lanes), ir.IntType(64)
+    vector, word = ir.VectorType(ir.FloatType(), lanes), WORD
     with loop(b, word(0), rows) as row, loop(b, word(0), width) as w:
         place = at(b, to, b.add(b.mul(row, to_stride), b.mul(w, word(lanes))))
         position = at(b, source, product(b, b.add(b.mul(row, width), w), channels))

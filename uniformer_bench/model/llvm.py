@@ -13,9 +13,12 @@ from typing import Any, NamedTuple
 import torch
 
 try:
-    from llvmlite import binding, ir
-except ImportError:  # a platform without llvmlite still runs, with PyTorch's own operators
-    binding = None
+    from llvmlite import binding
+    from llvmlite import ir as ir
+
+    WORD = ir.IntType(64)
+except ImportError:  # a platform without llvmlite still runs, with PyTorch's own operators: nothing below is called
+    binding = ir = WORD = None
 
 POINTER, INT64, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float  # of a kernel's arguments
 
