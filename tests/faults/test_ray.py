@@ -10,7 +10,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.faults.searches import check_whole, ended, folder, start, stored, told_of, wait_for, wait_for_study
+from tests.faults.searches import check_whole, ended, folder, killed, start, stored, told_of, wait_for, wait_for_study
 from tests.faults.servers import missing
 from tests.trials import end_of
 from uniformer_bench.errors import UbenchError
@@ -156,7 +156,15 @@ def test_a_cluster_that_does_not_answer_is_named(ray):
 def busy(node):
     """Whether a trial runs on this node: Ray names its worker after the task."""
     (raylet,) = node.all_processes["raylet"]
-    return any("_on_node" in " ".join(p.cmdline()) for p in psutil.Process(raylet.process.pid).children())
+    return any("_on_node" in " ".join(words_of(p)) for p in psutil.Process(raylet.process.pid).children())
+
+
+def words_of(process):
+    """The command line of a process; none of one that has just ended."""
+    try:
+        return process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return []
 
 
 def on(cluster, folder, run, trials, *options):
@@ -187,7 +195,7 @@ def test_a_node_that_joins_late_is_used_and_a_signal_stops_all_nodes_in_order(cl
         search.send_signal(signal.SIGINT)
         document, said = ended(search, 130)
     finally:
-        search.kill()
+        killed(search, 0)
         if late is not None:
             cluster.remove_node(late)
     assert said.splitlines()[-1] == "stopped by SIGINT; the same command goes on from here"
