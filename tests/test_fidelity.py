@@ -77,9 +77,12 @@ def test_what_is_too_little_is_unknown_with_a_reason():
 def test_bands_shares_and_samples():
     assert equal_cost_bands([50, 10, 40, 20, 30, 60], 3) == [2, 0, 1, 0, 1, 2]
     assert top_share([0.1, 0.9, 0.5, 0.9, 0.2, 0.3, 0.4, 0.0], 0.25) == [1, 3]
-    costs = [float(cost) for cost in np.random.default_rng(0).permutation(90)]
+    # Forty of 1 to 2, three of 2 to 4, ten of 4 to 8: as many of each octave.
+    costs = [*np.linspace(1, 1.9, 40), 2.1, 3.0, 3.9, *np.linspace(4.1, 8, 10)]
     drawn = stratified(costs, 9, seed=5)
-    assert sorted(int(costs[i] // 10) for i in drawn) == list(range(9))
+    assert sorted(int(np.log2(min(costs[i], 7.9))) for i in drawn) == [0] * 3 + [1] * 3 + [2] * 3
+    assert len(set(stratified(costs, 20, seed=5))) == 20
+    assert len(stratified([1.0] * 9, 4, seed=5)) == 4
     assert drawn == stratified(costs, 9, seed=5) != stratified(costs, 9, seed=6)
     assert stratified(costs[:4], 9, seed=5) == [0, 1, 2, 3]
 

@@ -3,6 +3,7 @@
 An agreement is plain data: `tau`, `ci95` and `n`, and a `reason` where one of the first two is unknown (None).
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 LEAST = 4  # trials: fewer are no evidence, whatever their order
 RESAMPLES = 2000
+PER_STRATUM = 3  # trials of a sample, where costs are spread evenly
 
 Array = NDArray[np.float64]
 
@@ -75,8 +77,15 @@ def top_share(values: Sequence[float], share: float) -> list[int]:
 
 
 def stratified(costs: Sequence[float], size: int, seed: int) -> list[int]:
-    """Indices of a sample: one drawn from each of `size` bands of equal cost; all where there are no more."""
+    """Indices of a sample drawn in turn from strata of equal width in the logarithm of cost, until there are enough.
+
+    A search's survivors crowd where models are cheapest; equal shares of their ranks would be a sample of that corner.
+    Costs are above 0. All where there are no more.
+    """
     if len(costs) <= size:
         return list(range(len(costs)))
-    bands, rng = equal_cost_bands(costs, size), np.random.default_rng(seed)
-    return sorted(int(rng.choice([i for i, own in enumerate(bands) if own == band])) for band in range(size))
+    logs, rng = np.log(np.array(costs, dtype=float)), np.random.default_rng(seed)
+    edges = np.linspace(logs.min(), logs.max(), max(2, size // PER_STRATUM) + 1)[1:-1]
+    strata = [list(rng.permutation(np.flatnonzero(np.digitize(logs, edges) == i))) for i in range(len(edges) + 1)]
+    turns = (stratum[turn] for turn in range(len(costs)) for stratum in strata if turn < len(stratum))
+    return sorted(int(i) for i in itertools.islice(turns, size))
