@@ -100,7 +100,7 @@ def run_fidelity(options: Options, say: Callable[[str], None]) -> dict[str, Any]
 
 
 def sample_of(records: Sequence[Record], size: int, seed: int) -> list[Record]:
-    """So many of the complete trials with an accuracy, spread evenly over the range of MACs. Raises UbenchError where none is."""
+    """So many of the complete trials with an accuracy, over the range of MACs. Raises UbenchError where none is."""
     found = [r for r in records if r["state"] == "complete" and r["metrics"].get("accuracy") is not None]
     if not found:
         raise UbenchError("a run's fidelity needs complete trials with an accuracy, got none")
