@@ -6,6 +6,7 @@ else wall time. The reference runs in the row's own precision, and for inference
 """
 
 import argparse
+import functools
 import json
 import statistics
 import time
@@ -183,7 +184,7 @@ def limits(threads: int) -> dict[str, float]:
         a, b = (torch.randn(2048, 2048).to(DTYPES[name]) for _ in "ab")
         found[f"{name} torch"] = 2e-6 * 2048**3 / min(t for (t,) in times_ms([lambda a=a, b=b: a @ b], 7, threads))
         if DTYPES[name] in linear.SERVED:
-            run = lambda a=a, b=b: linear.product(a, b, None)  # noqa: E731
+            run = functools.partial(linear.product, a, b, None)
             found[f"{name} onednn"] = 2e-6 * 2048**3 / min(t for (t,) in times_ms([run], 7, threads))
     source, to = torch.randn(1 << 26), torch.empty(1 << 26)
     found["copy GB/s"] = 2e-6 * source.nbytes / min(t for (t,) in times_ms([lambda: to.copy_(source)], 7, threads))

@@ -174,7 +174,7 @@ def test_the_public_names_are_there():
     assert callable(ub.load_official_state_dict)
     assert callable(ub.load_run)
     with pytest.raises(AttributeError, match="no attribute 'biuld'"):
-        ub.biuld  # noqa: B018
+        ub.biuld  # noqa: B018  # to ask for it is what is tested
 
 
 def test_compare_prints_a_verdict_with_its_control():

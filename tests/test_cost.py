@@ -146,7 +146,7 @@ def test_the_model_has_the_parameters_and_writes_the_bytes(seed):
 class MovedBytes(TorchDispatchMode):
     """Counts what operators read and write, as they run; attention is left to the test."""
 
-    INPUTS = {  # noqa: RUF012
+    INPUTS = {  # noqa: RUF012  # nothing changes it
         "convolution": 3, "addmm": 3, "native_layer_norm": 5, "native_batch_norm": 5, "gelu": 1, "add": 2, "mul": 2,
         "mean": 1,
     }  # fmt: skip

@@ -163,7 +163,7 @@ def words_of(process):
     """The command line of a process; none of one that has just ended."""
     try:
         return process.cmdline()
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+    except psutil.NoSuchProcess:  # a zombie too
         return []
 
 

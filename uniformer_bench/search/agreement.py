@@ -86,6 +86,7 @@ def stratified(costs: Sequence[float], size: int, seed: int) -> list[int]:
         return list(range(len(costs)))
     logs, rng = np.log(np.array(costs, dtype=float)), np.random.default_rng(seed)
     edges = np.linspace(logs.min(), logs.max(), max(2, size // PER_STRATUM) + 1)[1:-1]
-    strata = [list(rng.permutation(np.flatnonzero(np.digitize(logs, edges) == i))) for i in range(len(edges) + 1)]
-    turns = (stratum[turn] for turn in range(len(costs)) for stratum in strata if turn < len(stratum))
-    return sorted(int(i) for i in itertools.islice(turns, size))
+    stratum = np.digitize(logs, edges)
+    strata = [rng.permutation(np.flatnonzero(stratum == i)) for i in range(len(edges) + 1)]
+    drawn = (int(i) for turn in itertools.zip_longest(*strata) for i in turn if i is not None)
+    return sorted(itertools.islice(drawn, size))
