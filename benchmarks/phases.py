@@ -52,9 +52,10 @@ def phases_of(run: Run, workers: int, flops_per_s: float) -> list[Phase]:
     found = [
         Phase(name, s, training_flops(run) / flops_per_s if name == "train" else None) for name, s in known.items()
     ]
-    waited_s = workers * ended_s - sum(known.values())
+    donor_s = workers * run.info.get("donor", {}).get("seconds", 0.0)  # on the cores of all
+    waited_s = workers * ended_s - sum(known.values()) - donor_s
     final_s = workers * (run.info["elapsed_s"] - ended_s)
-    return [*found, Phase("wait or start", waited_s), Phase("finalists", final_s)]
+    return [Phase("donor", donor_s), *found, Phase("wait or start", waited_s), Phase("finalists", final_s)]
 
 
 def table(found: Sequence[Phase]) -> str:

@@ -33,7 +33,14 @@ INFO = {
 def test_every_worker_second_is_somewhere_once():
     found = phases.phases_of(Run(INFO, TRIALS), 2, 1e4)
     assert {phase.name: phase.seconds for phase in found} == {
-        "latency": 4.0, "train": 20.0, "wait or start": 2 * 30 - 24.0, "finalists": 2 * (50 - 30.0)}  # fmt: skip
+        "donor": 0.0, "latency": 4.0, "train": 20.0, "wait or start": 2 * 30 - 24.0, "finalists": 2 * (50 - 30.0)
+    }  # fmt: skip
+    assert sum(phase.seconds for phase in found) == 2 * INFO["elapsed_s"]
+
+
+def test_a_donor_takes_all_workers():
+    found = phases.phases_of(Run(INFO | {"donor": {"seconds": 7.0}}, TRIALS), 2, 1e4)
+    assert (found[0].name, found[0].seconds) == ("donor", 14.0)
     assert sum(phase.seconds for phase in found) == 2 * INFO["elapsed_s"]
 
 

@@ -165,6 +165,14 @@ def test_the_ablation_trains_the_same_pattern_at_small_scale():
         ("pattern: LS", "pattern: LX", "pattern must be one of L/G/S for each of 2 stages, got 'LX'"),
         ("pattern: LS", "pattern: SS", "a baseline must lie in the space, got stage1.mixer 'split' in baseline 'one'"),
         ("stages:", "architectures: []\nstages:", "either stages or architectures must be given, got both"),
+        (
+            "stages:",
+            "donor: {pattern: L}\nstages:",
+            "pattern must be one of L/G/S for each of 2 stages, got 'L' in donor",
+        ),
+        ("stages:", "donor: {pattern: LS, times: 0}\nstages:", "times must be a positive number, got 0 in donor"),
+        ("stages:", "donor: {pattern: LS, long: 3}\nstages:", "unknown key 'long' in donor"),
+        ("stages:", "donor: {pattern: LL}\nstages:", "a donor must lie in the space, got pattern 'LL'"),
     ],
 )
 def test_a_broken_space_is_one_line_with_the_file(old, new, message):
@@ -184,9 +192,32 @@ objectives: [accuracy, macs]
 """
 
 
+def test_a_donor_is_the_largest_of_its_pattern():
+    """2 blocks of 8 channels at the tube of 5, then 16 channels with FFN, at ratio 2, and the DPE of 3."""
+    spec = small("stages:", "donor: {pattern: LS}\nstages:").donor_spec()
+    first, second = spec.stages
+    assert (first.mixer, first.depth, first.width, first.kernel) == ("local", 2, 8, (5, 5, 5))
+    assert (second.mixer, second.width, second.ffn, second.dpe_kernel) == ("split", 16, True, (3, 3, 3))
+    assert spec.mlp_ratio == 2
+    macs = [cost(each, frames=4, size=16, num_classes=2).macs for each in every_pick(small()) if each.pattern == "LS"]
+    assert cost(spec, frames=4, size=16, num_classes=2).macs == max(macs)
+
+
+def test_a_donor_varies_in_shape_alone():
+    """The area of a picture counts, and of rates and head widths the first is taken."""
+    space = small("mlp_ratio: [1, 2]", "head_dim: [4, 8], drop_path: [0, 0.1], size: [16, [8, 16]], frames: [4, 2]")
+    spec = parse_space(space.text + "donor: {pattern: GS}\n", "varied.yaml").donor_spec()
+    assert (spec.pattern, spec.head_dim, spec.drop_path) == ("GS", 4, 0)
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
+        (
+            "measure:",
+            "donor: {pattern: G}\nmeasure:",
+            "a space must have stages for donor, got a list of architectures",
+        ),
         ("pattern: G", "pattern: X", r"name, depth and a pattern of L/G/S must be given in architectures\[0\]"),
         (
             "scale: {width: [8], head_dim: 8}\nshort",

@@ -92,3 +92,20 @@ class Halving:
 
     def to_dict(self) -> dict[str, Any]:
         return {"rungs": list(self.rungs), "keep": self.keep}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Donor:
+    """What a search trains before its trials, for every short run to inherit from: an architecture of this `pattern`,
+    as large as the space has them, by the space's recipe over `times` as many epochs as a short run."""
+
+    pattern: str
+    times: float = 3
+
+    def __post_init__(self) -> None:
+        number = isinstance(self.times, int | float) and not isinstance(self.times, bool) and math.isfinite(self.times)
+        if not number or self.times <= 0:
+            raise UbenchError(f"times must be a positive number, got {self.times!r} in donor")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest, read_text
 from uniformer_bench.metrics import LIMITS, find_metric
-from uniformer_bench.recipe import Halving, Recipe
+from uniformer_bench.recipe import Donor, Halving, Recipe
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.yaml_text import parse_yaml
 
@@ -115,6 +115,7 @@ class Space:
     halving: Halving
     measure: tuple[str, ...]
     baselines: tuple[Mapping[str, Any], ...] = field(default=())
+    donor: Donor | None = None
 
     def candidate(self, pick: Pick) -> Candidate:
         """The architecture that `pick` makes. Raises SpecError where its values do not go together."""
@@ -144,6 +145,15 @@ class Space:
             picks: dict[str, Any] = {}
             self.candidate(_baseline_pick(baseline, picks))
             yield baseline["name"], picks
+
+    def donor_spec(self) -> ArchSpec:
+        """The architecture that short runs inherit from: the donor's pattern, every stage as deep, wide and far-seeing
+        as the space has it. Raises UbenchError where the space does not have the pattern."""
+        assert self.donor is not None, "a space without a donor was asked for its architecture"
+        spec = self.candidate(_largest_pick(self.donor.pattern)).trained
+        if spec.pattern != self.donor.pattern:
+            raise UbenchError(f"a donor must lie in the space, got pattern {self.donor.pattern!r}, which is not in it")
+        return spec
 
     def size(self) -> int:
         """How many different sets of active values there are."""
@@ -250,6 +260,30 @@ def _baseline_pick(baseline: Mapping[str, Any], picks: dict[str, Any]) -> Pick:
     return pick
 
 
+def _largest_pick(pattern: str) -> Pick:
+    """The pattern's mixers where they are options, and of all else the largest; of head_dim and drop_path the first."""
+
+    def pick(name: str, domain: Domain) -> Any:
+        stage, _, key = name.rpartition(".")
+        if key == "mixer":
+            wanted = MIXER_LETTERS[pattern[int(stage.removeprefix("stage")) - 1]]
+            return wanted if wanted in domain.options else domain.options[0]
+        if key in ("head_dim", "drop_path"):
+            return domain.options[0]
+        return max(domain.options, key=lambda each: _extent(key, each))
+
+    return pick
+
+
+def _extent(key: str, option: Any) -> float:
+    """How large an option is: of a kernel its taps, of a picture its area."""
+    if isinstance(option, list | tuple):
+        return math.prod(option)
+    if option is None:
+        return 0
+    return option ** {"kernel": 3, "dpe_kernel": 3, "size": 2}.get(key, 1)
+
+
 # ---------------------------------------------------------------- reading the file
 
 
@@ -283,7 +317,7 @@ def parse_space(text: str, source: str) -> Space:
 
 _TOP_KEYS = (
     "name", "input", "data", "spec", "vary", "stages", "architectures", "scale", "short_run_scale",
-    "objectives", "constraints", "recipe", "halving", "measure", "baselines",
+    "objectives", "constraints", "recipe", "halving", "measure", "baselines", "donor",
 )  # fmt: skip
 
 
@@ -313,6 +347,7 @@ def _space(data: object, text: str) -> Space:
         halving=Halving.from_dict(_mapping(top.get("halving", {}), None, "halving")),
         measure=tuple(_one_of(key, MEASURABLE, "measure") for key in top.get("measure", MEASURED)),
         baselines=tuple(_baseline(b, len(top.get("stages", []))) for b in top.get("baselines", [])),
+        donor=_donor(top["donor"], len(top.get("stages", []))) if "donor" in top else None,
     )
 
 
@@ -408,11 +443,21 @@ def _constraints(value: object) -> dict[str, float]:
 
 def _baseline(value: object, stages: int) -> dict[str, Any]:
     given = _mapping(value, ("name", "pattern", *CLIP_KEYS, *STAGE_KEYS[1:]), "baselines")
-    pattern = given.get("pattern")
-    if not isinstance(pattern, str) or len(pattern) != stages or set(pattern) - set(MIXER_LETTERS):
+    return {"name": _pattern(given.get("pattern"), stages, "baselines"), **given}
+
+
+def _donor(value: object, stages: int) -> Donor:
+    given = _mapping(value, ("pattern", "times"), "donor")
+    return Donor(**given | {"pattern": _pattern(given.get("pattern"), stages, "donor")})
+
+
+def _pattern(value: object, stages: int, place: str) -> str:
+    if not stages:
+        raise UbenchError(f"a space must have stages for {place}, got a list of architectures")
+    if not isinstance(value, str) or len(value) != stages or set(value) - set(MIXER_LETTERS):
         letters = "/".join(MIXER_LETTERS)
-        raise UbenchError(f"pattern must be one of {letters} for each of {stages} stages, got {pattern!r} in baselines")
-    return {"name": pattern, **given}
+        raise UbenchError(f"pattern must be one of {letters} for each of {stages} stages, got {value!r} in {place}")
+    return value
 
 
 def _architectures(top: Mapping[str, Any]) -> tuple[Candidate, ...]:
@@ -449,6 +494,8 @@ def _check_every_option(space: Space) -> None:
         candidate.trained.grids(*space.trained_clip_of(candidate))
     for _ in space.baseline_picks():
         pass
+    if space.donor:
+        space.donor_spec()
     _check_objectives(space)
 
 

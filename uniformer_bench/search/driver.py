@@ -19,7 +19,8 @@ from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.asking import Asker, known_of
-from uniformer_bench.search.donors import Start
+from uniformer_bench.search.donating import Donation, donated, facts_of
+from uniformer_bench.search.donors import Start, start_from
 from uniformer_bench.search.evaluate import LATENCY_BUDGET_S, Result, Task, evaluate, trained_spec, without_numbers
 from uniformer_bench.search.executors import Executor, LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
@@ -37,7 +38,9 @@ from uniformer_bench.space import Candidate, Space
 BASELINE_S = 1.5  # for a baseline's latency: it fixes the hypervolume's axes, at a time when workers still start
 POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
 MAX_SKIPPED = 1000  # refused or repeated in a row: the space is as good as exhausted
+DONOR_SHARE = 0.2  # of a budget, at most, goes to the donor
 SEARCHING, FINALISTS = "searching", "measuring and training the finalists again"
+DONATING = "training the donor, of which every trial inherits"
 STOPPING = "stopping, the report is written; once more ends it at once"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -66,6 +69,7 @@ class Means(NamedTuple):
     timeout_s: float | None
     finalist_seeds: int = 2  # more trainings of each finalist
     warm: tuple[Known, ...] = ()  # another study's trials, for the sampler to begin with
+    donor: Path | None = None  # where the weights of the space's donor lie, once it is trained
 
 
 class Before(NamedTuple):
@@ -124,6 +128,7 @@ class Search:
         self.records = study.records()
         self.scales, self.finalists = before.scales, before.finalists
         self.phase = SEARCHING
+        self.donor: dict[str, Any] | None = None  # what it is, once it is trained
         self._known = {r["spec_id"]: r for r in self.records if r["state"] in (*COUNTED, "refused")}
         self._in_flight: dict[int, Flight] = {}
         self._paused = {
@@ -154,15 +159,55 @@ class Search:
     def run(self, on_change: Callable[["Search"], None]) -> Stopped:
         """Runs until done; `on_change` is called after every trial and at least every half second."""
         self._sweep()
-        executor = self._executor_of(len(self.means.devices), self.means.timeout_s, evaluate)
         with self._signals(), thread_count(1):  # a second one would take a worker's core for the sampler's small sums
-            try:
-                reason = self._loop(executor, on_change)
-            finally:
-                self._mark_interrupted(executor.stop())
+            self._train_donor(on_change)
+            reason = self._search(on_change)
             if self._signal is None:
                 self._measure_finalists(on_change)
         return Stopped(self._signal, reason)
+
+    def _search(self, on_change: Callable[["Search"], None]) -> str | None:
+        executor = self._executor_of(len(self.means.devices), self.means.timeout_s, evaluate)
+        try:
+            return self._loop(executor, on_change)
+        finally:
+            self._mark_interrupted(executor.stop())
+
+    def _train_donor(self, on_change: Callable[["Search"], None]) -> None:
+        """Has the space's donor trained, unless it is, and every trial start from it."""
+        if self.means.donor is None:
+            return
+        self.phase = DONATING
+        if donated(self._donation(self.means.donor), self._polling(on_change)):
+            self.question = self.question._replace(start=start_from(self.means.donor))
+            self.donor = facts_of(self.means.donor)
+        self.phase = SEARCHING if self._signal is None else STOPPING
+
+    def _donation(self, file: Path) -> Donation:
+        question, device = self.question, self.means.devices[0]
+        recipe, donor, limit_s = question.space.recipe, question.space.donor, self.means.deadline_s
+        assert donor is not None, "a donor's file was named for a space without one"
+        return Donation(
+            spec=trained_spec(question.space.donor_spec(), recipe),
+            recipe=replace(recipe, epochs=donor.times * recipe.epochs),
+            data=question.data,
+            at=question.space.data,
+            precision=question.protocol.precision,
+            implementation=question.protocol.implementation,
+            seed=question.seed,
+            device=device,
+            threads=question.protocol.threads,
+            turns=device_turns(self.means.turns, device),
+            file=file,
+            most_s=None if limit_s is None else DONOR_SHARE * limit_s,
+        )
+
+    def _polling(self, on_change: Callable[["Search"], None]) -> Callable[[], bool]:
+        def poll() -> bool:
+            on_change(self)
+            return self._signal is None
+
+        return poll
 
     def give_up(self, trials: Iterable[optuna.Trial]) -> None:
         """Ends trials that ran each time that a driver died, and may be why."""
@@ -172,12 +217,10 @@ class Search:
             self._finish(trial, candidate, without_numbers("crashed", reason))
 
     def _measure_finalists(self, on_change: Callable[["Search"], None]) -> None:
-        def poll() -> bool:
-            on_change(self)
-            return self._signal is None
-
         self.phase = FINALISTS
-        self.finalists = ended(self.records, self.finalists, self._terms(), Clock(self._left_s, poll))
+        self.finalists = ended(
+            self.records, self.finalists, self._terms(), Clock(self._left_s, self._polling(on_change))
+        )
 
     def _terms(self) -> Terms:
         question, means = self.question, self.means

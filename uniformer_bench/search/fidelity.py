@@ -1,6 +1,7 @@
 """Whether a run's short trainings rank as longer ones do: a sample of its trials trained longer, and what agrees.
 
-Nothing but the number of epochs differs: clips, seed and recipe are the run's. The test split is not looked at.
+Nothing but the number of epochs differs: clips, seed and recipe are the run's. Where a search trained a donor, the
+longer runs are from nothing, as a pick's training in full is. The test split is not looked at.
 Finished trainings are kept in the run's fidelity.json, so that what was stopped goes on from there.
 """
 
@@ -184,7 +185,7 @@ def _terms(run: Run, options: Options) -> tuple[_Terms, Clips]:
 
 
 def _start(info: Mapping[str, Any]) -> Start | None:
-    """The weights that the run's trainings began from. Raises UbenchError where they are no longer there."""
+    """The weights that a person named for the run's trainings. Raises UbenchError where they are no longer there."""
     if "init" not in info:
         return None
     start = Start(Path(info["init"]["path"]), info["init"]["sha256"])

@@ -100,7 +100,7 @@ def run_search(options: Options, show: Callable[[Progress], None], watch: Watch 
         check_identity({"identity": study.identity(identity)}, identity, run)
         lost = study.recover(question.space.constraints)
         study.enqueue(question.space.baseline_picks())
-        means = _means(options, run, devices, threads, warm)
+        means = _means(options, run, devices, threads, warm)._replace(donor=_donor(question, run))
         search = Search(question, means, study, _before(old), executor_of=executor_of)
         search.give_up(lost)
         info = _info(options, question, identity, old, run.name)
@@ -190,7 +190,19 @@ def _identity(options: Options, question: Question) -> dict[str, Any]:
         "protocol": question.protocol.to_dict(),
         "device": environment()["cpu" if question.protocol.device == "cpu" else "gpu"],
         "seed": options.seed,
-    } | ({"init": question.start.sha256} if question.start else {})
+        **({"init": question.start.sha256} if question.start else {}),
+        **({"donor": space.donor.to_dict()} if space.donor and _donates(question) else {}),
+    }
+
+
+def _donates(question: Question) -> bool:
+    """Whether the trials inherit from the space's donor: where there are trainings, and no other weights are named."""
+    return question.space.donor is not None and question.start is None and "accuracy" in question.space.measure
+
+
+def _donor(question: Question, run: Path) -> Path | None:
+    """Where the donor's weights lie in the run's folder."""
+    return run / "donor.pt" if _donates(question) else None
 
 
 def _run_name(options: Options, question: Question, identity: Mapping[str, Any]) -> str:
@@ -254,7 +266,7 @@ def _info(
         "identity": dict(identity),
         "notes": _notes(question),
         **_init(question.start),
-        **{key: old[key] for key in ("fidelity",) if key in old},
+        **{key: old[key] for key in ("fidelity", "donor") if key in old},
     }
 
 
@@ -266,6 +278,11 @@ def _init(start: Start | None) -> dict[str, Any]:
 def _notes(question: Question) -> list[str]:
     """What the page must say could not be measured, or was measured otherwise than one would think."""
     space, start, notes = question.space, question.start, []
+    if _donates(question):
+        notes.append(
+            "Every training, a finalist's too, started from the weights of the one donor that was trained first, of "
+            "which each architecture inherits what it can: intervals leave out what another donor would change."
+        )
     if start is not None:
         notes.append(
             f"Every training started from the weights in {start.path.name} (sha256 {start.sha256[:12]}), of which each "
@@ -320,6 +337,7 @@ class _Page:
         begun, (rows, reason) = time.monotonic(), search.finalists
         now = {"elapsed_s": search.elapsed_s, "hypervolume": search.hypervolume()}
         now |= {"finalists": rows, "finalists_reason": reason}
+        now |= {"donor": search.donor} if search.donor else {}
         now["driver_cpu_s"] = self._cpu_before_s + time.process_time() - self._cpu_begun_s  # asking, telling, the page
         with _room_said(self._run):
             write_run(self._run, {**self._info, **now}, search.records)
