@@ -105,7 +105,5 @@ def test_a_stop_ends_the_training(donation):
 
 def test_a_failure_in_the_worker_is_named(donation, tmp_path):
     lost = {"source": str(tmp_path / "none"), "frames": 4, "size": (32, 32), "seed": 0, "cache": tmp_path}
-    with pytest.raises(
-        UbenchError, match=r"must be trained before its trials, got UbenchError: .*none"
-    ):
+    with pytest.raises(UbenchError, match=r"must be trained before its trials, got UbenchError: .*none"):
         donated(donation._replace(data=lost), lambda: True)

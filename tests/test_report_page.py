@@ -180,6 +180,21 @@ def test_samples_are_shown_as_strips(page):
     assert 'alt="Frames of a clip: up"' in page
 
 
+def test_what_all_trainings_started_from_is_said():
+    run = make_run(3)
+    donor = {
+        "file": "donor.pt",
+        "pattern": "LLGG",
+        "params": 400414,
+        "epochs": 1.875,
+        "seconds": 71.2,
+        "accuracy": 0.826,
+    }
+    text = " ".join(read(render(Run(run.info | {"donor": donor}, run.trials))).text.split())
+    assert "DonorpatternLLGGparameters400,414epochs1.875trained in1 min 11 saccuracy83 %" in text
+    assert "Donor" not in read(render(run)).text
+
+
 def test_a_growing_run_with_a_pruned_front_trial_stays_strict():
     run = make_run(20)
     run.trials[0]["metrics"]["accuracy"] = float("nan")

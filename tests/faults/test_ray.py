@@ -17,7 +17,9 @@ from uniformer_bench.errors import UbenchError
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search import ray_executor
+from uniformer_bench.search.donors import start_from
 from uniformer_bench.search.evaluate import Task, without_numbers
+from uniformer_bench.search.turns import turns_folder
 
 __all__ = ["folder"]
 
@@ -34,6 +36,8 @@ def misbehave(task):
         raise OSError("the file\nis lost")
     if task.spec == "hang":
         time.sleep(600)
+    if task.spec == "start":
+        return without_numbers("complete", task.start.path.read_text())
     if task.spec == "pause":
         before = task.paused.read_bytes() if task.resumed else b""
         task.paused.write_bytes(before + b"step ")
@@ -110,6 +114,27 @@ def test_each_fault_is_one_trials_end_and_pauses_travel(executor, tmp_path):
     assert held.read_bytes() == b"step step "
     executor.submit("hang", task("hang"))
     assert executor.stop() == ["hang"]
+
+
+def test_weights_to_start_from_travel_once(executor, tmp_path):
+    """The second trial finds no file where the driver has had it, as on another machine."""
+    weights = tmp_path / "donor.pt"
+    weights.write_text("of the donor")
+    start = start_from(weights)
+    assert outcome(executor, "start", start=start).reason == "of the donor"
+    weights.unlink()
+    kept = turns_folder() / f"{start.sha256}.pt"
+    kept.unlink(missing_ok=True)
+    assert outcome(executor, "start", start=start).reason == kept.read_text() == "of the donor"
+    assert outcome(executor, "start", start=start).reason == "of the donor"
+    kept.unlink()
+
+
+def test_weights_that_lie_beside_others_are_the_nodes_own(executor, tmp_path):
+    weights = tmp_path / "model.safetensors"
+    weights.write_text("and its config.json")
+    assert executor._sent(start_from(weights)) is None
+    assert outcome(executor, "start", start=start_from(weights)).reason == "and its config.json"
 
 
 def test_costs_that_no_node_can_measure_end_the_search(executor, monkeypatch):

@@ -143,14 +143,22 @@ def how_it_was_run(page: Contents) -> str:
     if info.get("driver_cpu_s") is not None:
         settings["processor time of the driver"] = duration(info["driver_cpu_s"])
     keys = {"Input": "input", "Protocol": "protocol", "Short run": "recipe", "Environment": "environment"}
-    parts = {"Run": settings} | {name: info.get(key) for name, key in keys.items()}
+    parts = {"Run": settings} | {name: info.get(key) for name, key in keys.items()} | {"Donor": _donor(info)}
     lists = "".join(facts_list(name, facts) for name, facts in parts.items() if facts)
     notes = "".join(f"<li>{escape(note)}</li>" for note in info.get("notes") or [])
-    unknown = f"<h3>What could not be measured</h3><ul>{notes}</ul>" if notes else ""
+    unknown = f"<h3>What else to know</h3><ul>{notes}</ul>" if notes else ""
     space = copyable("Search space file", str(info["space_text"])) if info.get("space_text") else ""
     command = copyable("Command", str(info["command"]), True) if info.get("command") else ""
     body = f'{command}{space}{_data_card(info.get("data") or {})}<div class="facts-grid">{lists}</div>'
     return section("run", "How it was run", f'{body}<h3>Conventions</h3><p class="note">{CONVENTION}</p>{unknown}')
+
+
+def _donor(info: Mapping[str, Any]) -> dict[str, Any]:
+    """What every training of the run started from, where the search trained it."""
+    if not (donor := info.get("donor")):
+        return {}
+    known = {"pattern": donor["pattern"], "parameters": f"{donor['params']:,}", "epochs": donor["epochs"]}
+    return known | {"trained in": duration(donor["seconds"]), "accuracy": percent(donor["accuracy"])}
 
 
 def facts_list(name: str, facts: Mapping[str, Any]) -> str:

@@ -1,8 +1,8 @@
 """Who evaluates on a cluster: Ray tasks, one a trial, with a core of their own and on a GPU's machine a GPU.
 
 What fails in a trial is its own end, as with the workers of this machine; what fails in a machine is not: a trial
-whose node dies runs again elsewhere. Code travels with the connection and paused trials with their tasks; clips are
-read or made where a task runs, by the arguments that the task carries.
+whose node dies runs again elsewhere. Code travels with the connection, paused trials and weights to start from with
+their tasks; clips are read or made where a task runs, by the arguments that the task carries.
 
 Costs are measured on one model of device, the driver's own. A node with another trains only: what it has trained is
 measured afterwards, on a node that has that model.
@@ -25,6 +25,7 @@ import uniformer_bench
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import write_whole
 from uniformer_bench.measure.environment import environment
+from uniformer_bench.search.donors import Start
 from uniformer_bench.search.evaluate import Result, Task, without_numbers
 from uniformer_bench.search.executors import one_line, raised, timed_out
 from uniformer_bench.search.turns import device_turns, turns_folder
@@ -93,6 +94,7 @@ class RayExecutor:
         self._running: dict[Any, _Flight] = {}  # by Ray's generator
         self._unmeasured: list[_Flight] = []  # until a node is known that has the device
         self._models: dict[str, str] = {}  # of devices, by node
+        self._weights: dict[Start, Any] = {}  # as Ray has them
         self._gpus = False  # known with the first task
         _connect(self._ray, address)
 
@@ -148,7 +150,15 @@ class RayExecutor:
             scheduling_strategy=self._at(node) if node else None,
         )  # fmt: skip
         model = _device_name(task.protocol.device)
-        self._running[remote.remote(self._work, _for_node(task), held, model)] = flight
+        self._running[remote.remote(self._work, _for_node(task), held, self._sent(task.start), model)] = flight
+
+    def _sent(self, start: Start | None) -> Any:
+        """The file of weights as Ray has it for all nodes; None where none is, or what is beside it is needed too."""
+        if start is None or start.path.suffix == ".safetensors":
+            return None
+        if start not in self._weights:
+            self._weights[start] = self._ray.put(start.path.read_bytes())
+        return self._weights[start]
 
     def _at(self, node: str) -> Any:
         return self._ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
@@ -217,16 +227,19 @@ class RayExecutor:
         return timed_out(self._timeout_s)
 
 
-def _on_node(work: Callable[[Task], Result], task: Task, held: bytes | None, model: str) -> Iterator[_Begun | _Ended]:
-    """Runs on the node that Ray chose: says which that is, then what the trial came to. `model` of device is wanted
-    where costs are measured; elsewhere only the rest of the task is done."""
+def _on_node(
+    work: Callable[[Task], Result], task: Task, held: bytes | None, weights: bytes | None, model: str
+) -> Iterator[_Begun | _Ended]:
+    """Runs on the node that Ray chose: says which that is, then what the trial came to. `held` is the file of a paused
+    trial, `weights` that of what it starts from. `model` of device is wanted where costs are measured; elsewhere only
+    the rest of the task is done."""
     import ray
 
     here = _device_name(task.protocol.device)
     yield _Begun(ray.get_runtime_context().get_node_id(), here)
     measured = here == model or task.resumed or not COSTS & set(task.measure)
     place = f"cuda-{ray.get_gpu_ids()[0]}" if ray.get_gpu_ids() else task.protocol.device
-    task = task._replace(turns=device_turns(turns_folder(), place))
+    task = task._replace(turns=device_turns(turns_folder(), place), start=_at_hand(task.start, weights))
     if not measured:
         task = task._replace(measure=tuple(key for key in task.measure if key == "accuracy"))
     with tempfile.TemporaryDirectory(prefix="ubench-") as folder:
@@ -236,6 +249,16 @@ def _on_node(work: Callable[[Task], Result], task: Task, held: bytes | None, mod
         result = work(task._replace(paused=paused))
         file = paused.read_bytes() if result.state == "paused" and paused.exists() else None
         yield _Ended(result, file, measured)
+
+
+def _at_hand(start: Start | None, weights: bytes | None) -> Start | None:
+    """What a trial starts from, where this node has it: at the driver's path, or as it was sent, kept for the next."""
+    if start is None or weights is None or start.path.exists():
+        return start
+    path = turns_folder() / f"{start.sha256}.pt"
+    if not path.exists():
+        write_whole(path, weights)
+    return start._replace(path=path)
 
 
 def _costs_alone(task: Task) -> Task:
