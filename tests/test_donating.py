@@ -4,14 +4,15 @@ import pytest
 import torch
 
 from tests.test_train import light_and_dark
+from uniformer_bench.cost import cost
 from uniformer_bench.data.clips import Clips
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.search import donating
+from uniformer_bench.search import donating, plan
 from uniformer_bench.search.donating import Donation, donated, facts_of, train_donor
 from uniformer_bench.search.donors import donor_of, start_from
 from uniformer_bench.search.turns import Turns
-from uniformer_bench.space import Input
+from uniformer_bench.space import Input, parse_space
 from uniformer_bench.variants import variant
 
 
@@ -107,3 +108,16 @@ def test_a_failure_in_the_worker_is_named(donation, tmp_path):
     lost = {"source": str(tmp_path / "none"), "frames": 4, "size": (32, 32), "seed": 0, "cache": tmp_path}
     with pytest.raises(UbenchError, match=r"must be trained before its trials, got UbenchError: .*none"):
         donated(donation._replace(data=lost), lambda: True)
+
+
+def test_a_plan_counts_what_the_donor_takes():
+    """Three short runs of 25 steps of 4 clips, of the larger of two widths."""
+    text = (
+        "name: one\ninput: {frames: 4, size: 16}\nspec: {stem: {kernel: 2, stride: 2}}\nrecipe: {epochs: 2, batch: 4}\n"
+        "stages: [{mixer: local, depth: 1, width: [8, 16], kernel: 3}]\n"
+    )
+    space = parse_space(text + "donor: {pattern: L, times: 3}\n", "one.yaml")
+    assert space.donor_spec().stages[0].width == 16
+    macs = cost(space.donor_spec(), frames=4, size=16, num_classes=2).macs
+    assert plan._donor_macs(space, plan._Data(50, 2)) == 3 * 25 * 4 * macs
+    assert plan._donor_macs(parse_space(text, "one.yaml"), plan._Data(50, 2)) == 0

@@ -15,8 +15,9 @@ from uniformer_bench.cli import cli
 from uniformer_bench.data import load_clips
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.report.fidelity import correlations, points
+from uniformer_bench.search import fidelity
 from uniformer_bench.search.agreement import agreement, equal_cost_bands, stratified, tau_b, top_share
-from uniformer_bench.search.fidelity import Point, card_of, sample_of
+from uniformer_bench.search.fidelity import Point, card_of, learnt, sample_of
 from uniformer_bench.search.proxies import grad_norm, jacob_cov
 
 SPACE = """name: grid
@@ -89,9 +90,9 @@ def test_bands_shares_and_samples():
 
 def test_a_sample_is_of_complete_trials_with_an_accuracy():
     records = [record(0, 1, 0.5), record(1, 2, None), record(2, 3, 0.5) | {"state": "pruned"}]
-    assert [each["number"] for each in sample_of(records, 24, 0)] == [0]
+    assert [each["number"] for each in sample_of(learnt(records), 24, 0)] == [0]
     with pytest.raises(UbenchError, match="needs complete trials with an accuracy, got none"):
-        sample_of(records[1:], 24, 0)
+        learnt(records[1:])
 
 
 def planted(short_of, n=24):
@@ -207,8 +208,10 @@ def test_the_verb_trains_writes_and_goes_on(run):
     kept = json.loads((run / "fidelity.json").read_text())["trainings"]
     assert len(kept) == said.count("after 0.05 epochs") == 3
     assert document["fidelity"]["n"] == 3
+    assert document["fidelity"]["drawn"] == "3 of 5 complete trials, evenly over log MACs"
     more, said = verb(run)
     assert said.count("after 0.05 epochs") == 2  # three of five were there
+    assert more["fidelity"]["drawn"] == "all 5 complete trials"
     card = json.loads((run / "run.json").read_text())["fidelity"]
     assert card == more["fidelity"]
     assert [row["trial"] for row in card["points"]] == [0, 1, 2, 3, 4]
@@ -235,3 +238,10 @@ def test_other_clips_are_refused(run, tmp_path):
         done = CliRunner().invoke(cli, ["fidelity", str(other), *where])
         with pytest.raises(UbenchError, match=rule):
             raise done.exception
+
+
+def test_longer_runs_start_from_what_a_person_named_and_not_from_the_searchs_own_donor(tmp_path):
+    """A pick is trained from nothing in the end: that is what short runs from a donor are to predict."""
+    assert fidelity._start({"donor": {"file": "donor.pt"}}) is None
+    with pytest.raises(UbenchError, match=r"none\.pt cannot be read"):
+        fidelity._start({"init": {"path": str(tmp_path / "none.pt"), "sha256": "0"}})

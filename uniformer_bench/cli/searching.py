@@ -68,7 +68,8 @@ if TYPE_CHECKING:
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
-    help="Weights that every architecture inherits from before its short run: official ones, or of `ubench train`.",
+    help="Weights that every architecture inherits from before its short run, in place of the space's donor: official "
+    "ones, or of `ubench train`.",
 )
 @click.option("--budget", help="Time to stop in, as 90s, 30m or 2h.")
 @click.option(

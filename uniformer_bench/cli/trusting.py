@@ -49,6 +49,7 @@ def _text(document: Mapping[str, Any]) -> str:
     width = max((len(row[0]) for row in rows), default=0)
     return "\n".join(
         [
+            card["drawn"],
             f"Kendall's tau with the accuracy after {card['longer']:g} times the epochs, 95 % interval, trials",
             *(f"  {of:<{width}}  {tau}  {span:<14}  {n:>3}" for of, tau, span, n in rows),
             *(f"warning: {sentence}" for sentence in card["warnings"]),

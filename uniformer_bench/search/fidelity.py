@@ -84,7 +84,8 @@ def run_fidelity(options: Options, say: Callable[[str], None]) -> dict[str, Any]
     with only_driver(options.run):
         run = load_records(options.run)
         terms, clips = _terms(run, options)
-        sample = sample_of(as_searched(run.trials, run.info.get("finalists", [])), options.sample, options.seed)
+        records = learnt(as_searched(run.trials, run.info.get("finalists", [])))
+        sample = sample_of(records, options.sample, options.seed)
         proxies = [_proxies(record, clips.train, terms) for record in sample]
         longer = _longer(sample, terms, options.run, say)
         found = [
@@ -93,19 +94,29 @@ def run_fidelity(options: Options, say: Callable[[str], None]) -> dict[str, Any]
         ]
         card = card_of(found, seed=options.seed) | {
             "longer": options.times, "short_epochs": terms.short.epochs, "long_epochs": terms.long.epochs,
-            "sample_seed": options.seed,
+            "sample_seed": options.seed, "drawn": _drawn(len(sample), len(records)),
         }  # fmt: skip
         write_whole(options.run / "run.json", to_json({**run.info, "fidelity": card}))
         page = write_report(options.run, options.reports)
     return {"schema_version": SCHEMA_VERSION, "run": str(options.run), "report": str(page), "fidelity": card}
 
 
-def sample_of(records: Sequence[Record], size: int, seed: int) -> list[Record]:
-    """So many of the complete trials with an accuracy, over the range of MACs. Raises UbenchError where none is."""
+def learnt(records: Sequence[Record]) -> list[Record]:
+    """The complete trials with an accuracy. Raises UbenchError where none is."""
     found = [r for r in records if r["state"] == "complete" and r["metrics"].get("accuracy") is not None]
     if not found:
         raise UbenchError("a run's fidelity needs complete trials with an accuracy, got none")
-    return [found[i] for i in stratified([record["metrics"]["macs"] for record in found], size, seed)]
+    return found
+
+
+def sample_of(records: Sequence[Record], size: int, seed: int) -> list[Record]:
+    """So many of these trials, over the range of MACs."""
+    return [records[i] for i in stratified([record["metrics"]["macs"] for record in records], size, seed)]
+
+
+def _drawn(size: int, of: int) -> str:
+    """How the sample was drawn, for a person."""
+    return f"all {of} complete trials" if size == of else f"{size} of {of} complete trials, evenly over log MACs"
 
 
 def card_of(found: Sequence[Point], *, seed: int) -> dict[str, Any]:

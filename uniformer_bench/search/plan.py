@@ -49,6 +49,7 @@ def dry_run(
     workers = len(worker_devices(device))
     total = min(trials, space.size())
     mean = statistics.mean(row["short_run_macs"] for row in rows)
+    donor_s = _donor_macs(space, found) / pace / (workers if device == "cpu" else 1)  # a CPU's cores all work on it
     return {
         "schema_version": 1,
         "space": space.name,
@@ -58,7 +59,7 @@ def dry_run(
         "trials": total,
         "workers": workers,
         "device": device,
-        "expected_s": mean * total / pace / workers,
+        "expected_s": donor_s + mean * total / pace / workers,
         "architectures": [{key: value for key, value in row.items() if key != "candidate"} for row in rows],
     }
 
@@ -85,6 +86,15 @@ def _built(candidate: Candidate, space: Space, data: _Data) -> dict[str, Any]:
 def _forward_macs(candidate: Candidate, space: Space, data: _Data) -> int:
     frames, size = space.trained_clip_of(candidate)
     return cost(candidate.trained, frames=frames, size=size, num_classes=data.classes).macs
+
+
+def _donor_macs(space: Space, data: _Data) -> float:
+    """Forward MACs of all clips that the space's donor is trained on."""
+    if space.donor is None:
+        return 0.0
+    spec = space.donor_spec()
+    macs = _forward_macs(Candidate(spec, spec), space, data)
+    return space.donor.times * space.recipe.steps(data.clips) * space.recipe.batch * macs
 
 
 def _macs_per_s(candidate: Candidate, space: Space, data: _Data, device: str) -> float:
