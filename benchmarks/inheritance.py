@@ -1,7 +1,7 @@
 """What a search gains from weights to start from: accuracy and Kendall's tau of short runs with and without them.
 
     ubench train --spec SPEC --data builtin --out DONOR          an architecture wider and deeper than the space's
-    python benchmarks/inheritance.py RUN DONOR/checkpoint.pt     about 7 minutes on 2 cores
+    python benchmarks/inheritance.py RUN DONOR/checkpoint.pt     about 7 minutes on 2 cores; or a run's own donor.pt
 
 RUN is a search whose `ubench fidelity` has trained a sample longer, from nothing: that is what the short runs are to
 predict. Each architecture of the sample is trained from a seed that the search did not use, from nothing and from the
