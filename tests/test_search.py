@@ -344,7 +344,9 @@ def test_a_page_that_cannot_be_drawn_ends_a_search_only_at_its_end(tmp_path, mon
     monkeypatch.setattr(session, "write_report", broken)
     page = session._Page(tmp_path, tmp_path, {"objectives": ["accuracy", "macs"]}, {})
     none = Finalists([], "the search has not ended")
-    now = SimpleNamespace(records=[], finalists=none, elapsed_s=1.0, hypervolume=lambda: {"value": None})
+    now = SimpleNamespace(
+        records=[], finalists=none, elapsed_s=1.0, donor=None, hypervolume=lambda: {"value": None}
+    )  # fmt: skip
     page.refresh(now)
     said = "the page is not written again before the end: OverflowError: math range error\n"
     assert capsys.readouterr().err == said
