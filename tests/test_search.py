@@ -359,18 +359,19 @@ def test_trials_start_from_a_donor_that_is_trained_once(folder):
     """It is in the run's folder, on record and in the name; a resume has it, and other weights take its place."""
     space = folder / "donor.yaml"
     space.write_text(SPACE + "donor: {pattern: LS, times: 2}\nobjectives: [accuracy, macs]\nmeasure: [accuracy]\n")
-    document, said = ubench(folder, "--trials", "3", "--space", str(space))
+    asked = ("--space", str(space), "--finalist-seeds", "0")
+    document, said = ubench(folder, "--trials", "3", *asked)
     run = Path(document["run"])
     info, file = json.loads((run / "run.json").read_text()), run / "donor.pt"
     assert (info["donor"]["pattern"], info["donor"]["epochs"]) == ("LS", pytest.approx(0.2))
     assert any("started from the weights of the one donor" in note for note in info["notes"])
     assert "training the donor" in said
     written = file.stat().st_mtime_ns
-    more, _ = ubench(folder, "--trials", "4", "--space", str(space))
+    more, _ = ubench(folder, "--trials", "4", *asked)
     assert (more["run"], more["trials"]["total"]) == (document["run"], 4)
     assert file.stat().st_mtime_ns == written
     assert json.loads((run / "run.json").read_text())["donor"] == info["donor"]
-    named, _ = ubench(folder, "--trials", "2", "--space", str(space), "--init", str(file))
+    named, _ = ubench(folder, "--trials", "2", *asked, "--init", str(file))
     assert named["run"] != document["run"]
     assert not (Path(named["run"]) / "donor.pt").exists()
     other = json.loads((Path(named["run"]) / "run.json").read_text())
