@@ -77,7 +77,7 @@ def facts_of(file: Path) -> dict[str, Any]:
     """What a finished donor is, for run.json: pattern, parameters, epochs, seconds of training, validation accuracy."""
     saved = read_saved(file)
     found = {"file": file.name, "pattern": saved.plan.spec.pattern, "spec_id": saved.plan.spec.id}
-    params = sum(weight.numel() for name, weight in saved.model.items() if _is_parameter(name))
+    params = sum(weights.numel() for weights in saved.build().parameters())
     last = saved.log[-1]
     took = {"epochs": last["epoch"], "seconds": last["seconds"], "accuracy": last["validation_accuracy"]}
     return found | {"params": params, **took}
@@ -141,7 +141,3 @@ def _saved(donation: Donation, run: ShortRun, clips: Clips, accuracy: float) -> 
     row = {"step": run.step, "epoch": run.recipe.epochs, "lr": 0.0, "loss": run.recent_loss()}
     row |= {"validation_accuracy": accuracy, "seconds": run.seconds}
     return Saved(weights, plan, clips.classes, clips.card, run.step, run.steps, log=[row])
-
-
-def _is_parameter(name: str) -> bool:
-    return not name.endswith(("running_mean", "running_var", "num_batches_tracked"))
