@@ -15,8 +15,8 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.model.inference import for_inference
 from uniformer_bench.search.evaluate import Result, latency_run, turns_of
-from uniformer_bench.search.executors import LocalExecutor
-from uniformer_bench.search.retraining import POLL_S, STOPPED
+from uniformer_bench.search.executors import only
+from uniformer_bench.search.retraining import STOPPED
 from uniformer_bench.space import Clip
 from uniformer_bench.spec import ArchSpec
 
@@ -74,12 +74,7 @@ def measured(contest: Contest, poll: Callable[[], bool]) -> list[Times] | str:
 
     `poll` is called twice a second, and ends the contest by a False.
     """
-    executor = LocalExecutor(1, None, hold)
-    executor.submit(None, contest)
-    try:
-        while poll():
-            for _, found in executor.finished(POLL_S):
-                return f"the finalists' worker {found.state}: {found.reason}" if isinstance(found, Result) else found
-    finally:
-        executor.stop()
-    return STOPPED
+    found = only(hold, contest, poll)
+    if found is None:
+        return STOPPED
+    return f"the finalists' worker {found.state}: {found.reason}" if isinstance(found, Result) else found

@@ -19,8 +19,7 @@ from uniformer_bench.model import build
 from uniformer_bench.model.checkpoints import read_pickled, write_pickled
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.evaluate import Result, clips_of, turns_of
-from uniformer_bench.search.executors import LocalExecutor
-from uniformer_bench.search.retraining import POLL_S
+from uniformer_bench.search.executors import only
 from uniformer_bench.space import Input
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import ShortRun, to_input
@@ -60,17 +59,10 @@ def donated(donation: Donation, poll: Callable[[], bool]) -> bool:
     """
     if donation.file.exists():
         return True
-    executor = LocalExecutor(1, None, train_donor)
-    executor.submit(None, donation)
-    try:
-        while poll():
-            for _, found in executor.finished(POLL_S):
-                if isinstance(found, Result):
-                    raise UbenchError(f"a space's donor must be trained before its trials, got {found.reason}")
-                return True
-    finally:
-        executor.stop()
-    return False
+    found = only(train_donor, donation, poll)
+    if isinstance(found, Result):
+        raise UbenchError(f"a space's donor must be trained before its trials, got {found.reason}")
+    return found is not None
 
 
 def facts_of(file: Path) -> dict[str, Any]:
@@ -83,8 +75,8 @@ def facts_of(file: Path) -> dict[str, Any]:
     return found | {"params": params, **took}
 
 
-def train_donor(donation: Donation) -> None:
-    """The training, in its worker. Raises UbenchError where it diverges."""
+def train_donor(donation: Donation) -> Path:
+    """The training, in its worker; gives the file. Raises UbenchError where it diverges."""
     clips, turns = clips_of(**donation.data), turns_of(donation.turns)
     torch.set_num_threads(donation.threads)
     with turns.working():
@@ -97,6 +89,7 @@ def train_donor(donation: Donation) -> None:
         found = accuracy(run.model, clips.validation, to_input=to_input, device=donation.device, at_batch=turns.offer)
     write_saved(donation.file, _saved(donation, run, clips, found.value))
     donation.paused.unlink()
+    return donation.file
 
 
 def _begun(donation: Donation, clips: Clips, at_step: Callable[[], None]) -> ShortRun:

@@ -22,7 +22,7 @@ from uniformer_bench.search.asking import Asker, known_of
 from uniformer_bench.search.donating import Donation, donated, facts_of
 from uniformer_bench.search.donors import Start, start_from
 from uniformer_bench.search.evaluate import LATENCY_BUDGET_S, Result, Task, evaluate, trained_spec, without_numbers
-from uniformer_bench.search.executors import Executor, LocalExecutor
+from uniformer_bench.search.executors import POLL_S, Executor, LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
 from uniformer_bench.search.pareto import Scale
@@ -36,7 +36,6 @@ from uniformer_bench.search.turns import device_turns
 from uniformer_bench.space import Candidate, Space
 
 BASELINE_S = 1.5  # for a baseline's latency: it fixes the hypervolume's axes, at a time when workers still start
-POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
 MAX_SKIPPED = 1000  # refused or repeated in a row: the space is as good as exhausted
 DONOR_SHARE = 0.2  # of a budget, at most, goes to the donor
 SEARCHING, FINALISTS = "searching", "measuring and training the finalists again"

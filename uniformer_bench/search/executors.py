@@ -23,6 +23,8 @@ from uniformer_bench.search.evaluate import Result, Task, without_numbers
 T = TypeVar("T")
 R = TypeVar("R")
 
+POLL_S = 0.5  # how soon a signal, the budget or the display is looked after
+
 # glibc gives freed memory back to the kernel and faults it in anew, step after step: kept, a step of a tiny
 # model takes 0.86 of the time. Read once, when a worker starts, and by glibc alone.
 WORKER_ENVIRONMENT = {
@@ -94,6 +96,22 @@ class LocalExecutor(Generic[T, R]):
             return without_numbers("crashed", "the worker ended before it had begun")
         except Exception as error:  # whatever a trial raised is its own end, not the study's
             return raised(error)
+
+
+def only(work: Callable[[T], R], task: T, poll: Callable[[], bool]) -> R | Result | None:
+    """What one task comes to in a worker of its own: what the work returned, or a Result that says how it ended.
+
+    None where `poll`, called twice a second, stopped it by a False.
+    """
+    executor = LocalExecutor(1, None, work)
+    executor.submit(None, task)
+    try:
+        while poll():
+            for _, found in executor.finished(POLL_S):
+                return found
+    finally:
+        executor.stop()
+    return None
 
 
 def timed_out(limit_s: float) -> Result:

@@ -16,13 +16,12 @@ from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.donors import Start, begin
 from uniformer_bench.search.evaluate import Result, clips_of, turns_of
-from uniformer_bench.search.executors import LocalExecutor
+from uniformer_bench.search.executors import POLL_S, LocalExecutor
 from uniformer_bench.search.turns import device_turns
 from uniformer_bench.space import Clip
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import input_of, short_run
 
-POLL_S = 0.5
 STOPPED, SPENT = "the search was stopped", "the budget was spent"
 
 
