@@ -14,7 +14,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,24 +26,25 @@ from uniformer_bench.model.llvm import (
     Machine,
     at,
     compile_kernel,
+    constant,
     intrinsic,
     ir,
     load,
     loop,
     multiply_add,
     on_threads,
+    power_of_two,
     product,
     register,
+    splat,
     threads_for,
 )
+from uniformer_bench.model.product_cpu import Matrix, multiply, write_product
 
 QUERIES = 16  # at a time
-TILES = {2: (4, 1), 1: (8, 4, 1)}  # rows of registers by vectors in a row: eight sums hide a multiply-add's latency
 MACS_PER_THREAD = 20_000_000  # less than other kernels ask for: PyTorch's attention would take all threads
 FORWARD, BACKWARD = 2, 5  # products of N x N x d
 HIDDEN = -1e30  # an affinity to what fills up the last vector of keys
-POWER_OF_TWO = np.polynomial.Chebyshev.interpolate(np.exp2, 5, [-0.5, 0.5]).convert(kind=np.polynomial.Polynomial).coef
-SMALLEST_POWER = -126.0  # of two, that is a normal number
 
 
 def forward(qkv: Tensor) -> tuple[Tensor, Tensor]:
@@ -86,14 +86,6 @@ def compiled() -> Kernel:
 # Below, the program in LLVM's terms.
 
 
-class Matrix(NamedTuple):
-    """A place in memory, and how far on the next row and the next column are."""
-
-    place: Any
-    row: Any
-    column: Any
-
-
 class Terms(NamedTuple):
     """What every part of the program speaks of: builder, kinds, and the sizes among a function's arguments."""
 
@@ -124,7 +116,7 @@ class Scratch(NamedTuple):
 
 def _module(machine: Machine) -> "ir.Module":
     module, pointer = ir.Module(), ir.PointerType()
-    _write_product(module, machine)
+    write_product(module, machine)
     for name, pointers, body in (("forward", 4, _forward), ("backward", 6, _backward)):
         kind = ir.FunctionType(ir.VoidType(), [pointer] * pointers + [WORD] * 6 + [ir.FloatType()])
         function = ir.Function(module, kind, name)
@@ -137,78 +129,19 @@ def _module(machine: Machine) -> "ir.Module":
     return module
 
 
-def _write_product(module: "ir.Module", machine: Machine) -> None:
-    """C = I + A B as a function: C (rows, vectors x lanes), A (rows, count), B (count, vectors x lanes).
-
-    Arguments: C, A, B, I; then between rows of C, rows of A, columns of A, rows of B, rows of I; rows, vectors, count.
-    """
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()] * 4 + [WORD] * 8), "product")
-    function.linkage = "internal"
-    b, vectors, lanes = ir.IRBuilder(function.append_basic_block()), function.args[10], machine.lanes
-    pairs = b.lshr(vectors, WORD(1))
-    with loop(b, WORD(0), pairs) as pair:
-        _strip(b, lanes, function.args, b.mul(pair, WORD(2 * lanes)), 2)
-    with b.if_then(b.trunc(vectors, ir.IntType(1))):
-        _strip(b, lanes, function.args, b.mul(pairs, WORD(2 * lanes)), 1)
-    b.ret_void()
-
-
-def _strip(b: Any, lanes: int, args: Sequence[Any], column: Any, vectors: int) -> None:
-    """All rows of so many vectors of columns, in tiles of fewer and fewer rows."""
-    done: Any = WORD(0)
-    for step in TILES[vectors]:
-        tiles = b.udiv(b.sub(args[9], done), WORD(step))
-        with loop(b, WORD(0), tiles) as tile:
-            _tile(b, lanes, args, b.add(done, b.mul(tile, WORD(step))), column, step, vectors)
-        done = b.add(done, b.mul(tiles, WORD(step)))
-
-
-def _tile(b: Any, lanes: int, args: Sequence[Any], row: Any, column: Any, rows: int, vectors: int) -> None:
-    """The sums of a tile, in registers."""
-    c, left, right, start, c_row, left_row, left_column, right_row, start_row, _, _, count = args
-    kind = ir.VectorType(ir.FloatType(), lanes)
-    numbers = [b.add(row, WORD(i)) for i in range(rows)]
-    columns = [b.add(column, WORD(j * lanes)) for j in range(vectors)]
-    sums = {(i, j): register(b, kind) for i in range(rows) for j in range(vectors)}
-    for (i, j), total in sums.items():
-        b.store(load(b, kind, at(b, start, b.add(b.mul(numbers[i], start_row), columns[j]))), total)
-    lefts = [at(b, left, b.mul(number, left_row)) for number in numbers]
-    rights = [at(b, right, each) for each in columns]
-    with loop(b, WORD(0), count) as t:
-        across, down = b.mul(t, left_column), b.mul(t, right_row)
-        values = [load(b, kind, at(b, place, down)) for place in rights]
-        for i, place in enumerate(lefts):
-            factor = _splat(b, kind, load(b, ir.FloatType(), at(b, place, across)))
-            for j, value in enumerate(values):
-                b.store(multiply_add(b, kind, factor, value, b.load(sums[i, j], typ=kind)), sums[i, j])
-    for (i, j), total in sums.items():
-        b.store(b.load(total, typ=kind), at(b, c, b.add(b.mul(numbers[i], c_row), columns[j])), align=4)
-
-
-def _multiply(
-    terms: Terms, c: Matrix, left: Matrix, right: Matrix, start: Matrix, rows: Any, columns: Any, count: Any
-) -> None:
-    """C (rows, columns) = start + left (rows, count) right (count, columns); columns fill vectors."""
-    b, vectors = terms.b, terms.b.udiv(columns, WORD(terms.lanes))
-    places = [each.place for each in (c, left, right, start)]
-    steps = [c.row, left.row, left.column, right.row, start.row]
-    b.call(b.module.get_global("product"), [*places, *steps, rows, vectors, count])
-
-
 def _forward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: Scratch) -> None:
     """One head of one clip: tensors are qkv, context, rows."""
     b = terms.b
     q, k, v = _qkv(terms, item, tensors[0])
     context, rows = _context(terms, item, tensors[1]), _rows(terms, item, tensors[2])
-    _transpose(terms, k, scratch.keys, b.fmul(terms.scale, _number(math.log2(math.e))))
+    _transpose(terms, k, scratch.keys, b.fmul(terms.scale, constant(math.log2(math.e))))
     with _blocks(terms) as (start, count):
         out = _from(terms, context, start)
-        _multiply(
-            terms, scratch.weights, _from(terms, q, start), scratch.keys, scratch.hidden, count, terms.width, terms.d
-        )
+        queries = _from(terms, q, start)
+        multiply(b, terms.lanes, scratch.weights, queries, scratch.keys, scratch.hidden, count, terms.width, terms.d)
         with loop(b, WORD(0), count) as i:
             _softmax(terms, _from(terms, scratch.weights, i).place, _from(terms, rows, b.add(start, i)).place)
-        _multiply(terms, out, scratch.weights, v, scratch.zeros, count, terms.d, terms.n)
+        multiply(b, terms.lanes, out, scratch.weights, v, scratch.zeros, count, terms.d, terms.n)
         with loop(b, WORD(0), count) as i:
             share = at(b, _from(terms, rows, b.add(start, i)).place, WORD(1))
             _scale(terms, _from(terms, out, i).place, load(b, ir.FloatType(), share))
@@ -223,23 +156,23 @@ def _backward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: Scratch)
         _context(terms, item, tensors[3]),
         _rows(terms, item, tensors[2]),
     )
-    _transpose(terms, k, scratch.keys, b.fmul(terms.scale, _number(math.log2(math.e))))
-    _transpose(terms, v, scratch.values, _number(1))
+    _transpose(terms, k, scratch.keys, b.fmul(terms.scale, constant(math.log2(math.e))))
+    _transpose(terms, v, scratch.values, constant(1))
     with _blocks(terms) as (start, count):
         queries, grads = _from(terms, q, start), _from(terms, grad, start)
-        _multiply(terms, weights, queries, scratch.keys, scratch.hidden, count, terms.width, terms.d)
-        _multiply(terms, changes, grads, scratch.values, zeros, count, terms.width, terms.d)
+        multiply(b, terms.lanes, weights, queries, scratch.keys, scratch.hidden, count, terms.width, terms.d)
+        multiply(b, terms.lanes, changes, grads, scratch.values, zeros, count, terms.width, terms.d)
         with loop(b, WORD(0), count) as i:
             number = b.add(start, i)
             mean = _inner(terms, _from(terms, grad, number).place, _from(terms, context, number).place)
             line, change = _from(terms, weights, i).place, _from(terms, changes, i).place
             _softmax_gradient(terms, line, change, _from(terms, rows, number).place, mean)
-        _multiply(terms, _from(terms, dq, start), changes, k, zeros, count, terms.d, terms.n)
+        multiply(b, terms.lanes, _from(terms, dq, start), changes, k, zeros, count, terms.d, terms.n)
         begun = b.icmp_signed(">", start, WORD(0))
         for out, left, right in ((dk, changes, queries), (dv, weights, grads)):
             so_far = Matrix(b.select(begun, out.place, zeros.place), b.select(begun, out.row, WORD(0)), WORD(1))
             turned = Matrix(left.place, left.column, left.row)
-            _multiply(terms, out, turned, right, so_far, terms.n, terms.d, count)
+            multiply(b, terms.lanes, out, turned, right, so_far, terms.n, terms.d, count)
 
 
 # ---------------------------------------------------------------- places
@@ -313,21 +246,21 @@ def _softmax(terms: Terms, line: Any, row: Any) -> None:
         b.store(b.select(b.fcmp_ordered(">", value, best), value, best), highest)
     top = _reduced(terms, "fmax", [b.load(highest, typ=kind)])
     with _vectors(terms, terms.width) as offset:
-        power = _power(terms, b.fsub(load(b, kind, at(b, line, offset)), _splat(b, kind, top)))
+        power = power_of_two(b, kind, b.fsub(load(b, kind, at(b, line, offset)), splat(b, kind, top)))
         b.store(power, at(b, line, offset), align=4)
         b.store(b.fadd(b.load(total, typ=kind), power), total)
     b.store(top, row)
-    b.store(b.fdiv(_number(1), _reduced(terms, "fadd", [_number(0), b.load(total, typ=kind)])), at(b, row, WORD(1)))
+    b.store(b.fdiv(constant(1), _reduced(terms, "fadd", [constant(0), b.load(total, typ=kind)])), at(b, row, WORD(1)))
 
 
 def _softmax_gradient(terms: Terms, line: Any, change: Any, row: Any, mean: Any) -> None:
     """Affinities become weights P, and the gradient to the weights, dP, that to the affinities: P (dP - mean)."""
     b, kind, number = terms.b, terms.vector, ir.FloatType()
-    top, share = (_splat(b, kind, load(b, number, at(b, row, WORD(i)))) for i in range(2))
-    mean, scale = _splat(b, kind, mean), _splat(b, kind, terms.scale)
+    top, share = (splat(b, kind, load(b, number, at(b, row, WORD(i)))) for i in range(2))
+    mean, scale = splat(b, kind, mean), splat(b, kind, terms.scale)
     with _vectors(terms, terms.width) as offset:
         place, other = at(b, line, offset), at(b, change, offset)
-        weight = b.fmul(_power(terms, b.fsub(load(b, kind, place), top)), share)
+        weight = b.fmul(power_of_two(b, kind, b.fsub(load(b, kind, place), top)), share)
         b.store(weight, place, align=4)
         b.store(b.fmul(b.fmul(weight, scale), b.fsub(load(b, kind, other), mean)), other, align=4)
 
@@ -336,7 +269,7 @@ def _scale(terms: Terms, line: Any, factor: Any) -> None:
     b, kind = terms.b, terms.vector
     with _vectors(terms, terms.d) as offset:
         place = at(b, line, offset)
-        b.store(b.fmul(load(b, kind, place), _splat(b, kind, factor)), place, align=4)
+        b.store(b.fmul(load(b, kind, place), splat(b, kind, factor)), place, align=4)
 
 
 def _inner(terms: Terms, x: Any, y: Any) -> Any:
@@ -346,7 +279,7 @@ def _inner(terms: Terms, x: Any, y: Any) -> Any:
     with _vectors(terms, terms.d) as offset:
         left, right = load(b, kind, at(b, x, offset)), load(b, kind, at(b, y, offset))
         b.store(multiply_add(b, kind, left, right, b.load(total, typ=kind)), total)
-    return _reduced(terms, "fadd", [_number(0), b.load(total, typ=kind)])
+    return _reduced(terms, "fadd", [constant(0), b.load(total, typ=kind)])
 
 
 @contextmanager
@@ -356,37 +289,8 @@ def _vectors(terms: Terms, length: Any) -> Iterator[Any]:
         yield terms.b.mul(i, WORD(terms.lanes))
 
 
-def _power(terms: Terms, x: Any) -> Any:
-    """2^x for x of at most 0, to 1e-7 of it: a polynomial to the nearest integer, whose own power is an exponent.
-
-    What is not a number stays none: comparisons with it are false.
-    """
-    b, kind, lanes = terms.b, terms.vector, terms.lanes
-    integers = ir.VectorType(ir.IntType(32), lanes)
-    least = _splat(b, kind, _number(SMALLEST_POWER))
-    x = b.select(b.fcmp_ordered("<", x, least), least, x)
-    whole = b.call(intrinsic(b, f"llvm.nearbyint.v{lanes}f32", kind, [kind]), [x])
-    rest = b.fsub(x, whole)
-    found = _splat(b, kind, _number(POWER_OF_TWO[-1]))
-    for coefficient in reversed(POWER_OF_TWO[:-1]):
-        found = multiply_add(b, kind, found, rest, _splat(b, kind, _number(coefficient)))
-    exponent = b.add(b.fptosi(whole, integers), ir.Constant(integers, [127] * lanes))
-    return b.fmul(found, b.bitcast(b.shl(exponent, ir.Constant(integers, [23] * lanes)), kind))
-
-
 def _reduced(terms: Terms, how: str, values: Sequence[Any]) -> Any:
     """One number of a vector's: LLVM's reduction of that name."""
     name = f"llvm.vector.reduce.{how}.v{terms.lanes}f32"
     function = intrinsic(terms.b, name, ir.FloatType(), [value.type for value in values])
     return terms.b.call(function, values, fastmath=["reassoc"])  # by halves, not one after another
-
-
-def _number(value: float) -> Any:
-    return ir.Constant(ir.FloatType(), value)
-
-
-def _splat(b: Any, kind: Any, value: Any) -> Any:
-    """A vector of that kind, of one number."""
-    first = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
-    return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), mask)

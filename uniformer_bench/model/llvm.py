@@ -5,11 +5,12 @@ A kernel is a function that emits LLVM's terms. `b` is the builder; sizes and in
 
 import ctypes
 import functools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 try:
@@ -21,6 +22,9 @@ except ImportError:  # a platform without llvmlite still runs, with PyTorch's ow
     binding = ir = WORD = None
 
 POINTER, INT64, FLOAT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_float  # of a kernel's arguments
+_FITTED = np.polynomial.Chebyshev.interpolate(np.exp2, 5, [-0.5, 0.5]).convert(kind=np.polynomial.Polynomial)
+POWER_OF_TWO: list[float] = _FITTED.coef.tolist()
+SMALLEST_POWER = -126.0  # of two, that is a normal number
 
 
 class Machine(NamedTuple):
@@ -146,3 +150,37 @@ def load(b: Any, kind: Any, place: Any) -> Any:
 def product(b: Any, *factors: Any) -> Any:
     """The product of integers."""
     return functools.reduce(b.mul, factors)
+
+
+def constant(value: float) -> Any:
+    """A float that the code holds."""
+    return ir.Constant(ir.FloatType(), value)
+
+
+def splat(b: Any, kind: Any, value: Any) -> Any:
+    """A vector of that kind, of one number."""
+    first = b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.IntType(32)(0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), kind.count), [0] * kind.count)
+    return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), mask)
+
+
+def polynomial(b: Any, kind: Any, x: Any, coefficients: Sequence[float]) -> Any:
+    """c0 + c1 x + c2 x^2 + ... of a vector's numbers."""
+    found = splat(b, kind, constant(coefficients[-1]))
+    for coefficient in reversed(coefficients[:-1]):
+        found = multiply_add(b, kind, found, x, splat(b, kind, constant(coefficient)))
+    return found
+
+
+def power_of_two(b: Any, kind: Any, x: Any) -> Any:
+    """2^x for x of at most 0, to 1e-7 of it: a polynomial to the nearest integer, whose own power is an exponent.
+
+    What is not a number stays none: comparisons with it are false.
+    """
+    integers = ir.VectorType(ir.IntType(32), kind.count)
+    least = splat(b, kind, constant(SMALLEST_POWER))
+    x = b.select(b.fcmp_ordered("<", x, least), least, x)
+    whole = b.call(intrinsic(b, f"llvm.nearbyint.v{kind.count}f32", kind, [kind]), [x])
+    found = polynomial(b, kind, b.fsub(x, whole), POWER_OF_TWO)
+    exponent = b.add(b.fptosi(whole, integers), ir.Constant(integers, [127] * kind.count))
+    return b.fmul(found, b.bitcast(b.shl(exponent, ir.Constant(integers, [23] * kind.count)), kind))

@@ -1,0 +1,87 @@
+"""A product of small matrices on a CPU, in float32, as part of other machine code: it works within the cache.
+
+A library's call costs as much as such a product; PyTorch's for many at once is made for larger ones.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from uniformer_bench.model.llvm import (
+    WORD,
+    Machine,
+    at,
+    ir,
+    load,
+    loop,
+    multiply_add,
+    register,
+    splat,
+)
+
+TILES = {2: (4, 1), 1: (8, 4, 1)}  # rows of registers by vectors in a row: eight sums hide a multiply-add's latency
+
+
+class Matrix(NamedTuple):
+    """A place in memory, and how far on the next row and the next column are."""
+
+    place: Any
+    row: Any
+    column: Any
+
+
+def write_product(module: "ir.Module", machine: Machine) -> None:
+    """C = I + A B as a function: C (rows, vectors x lanes), A (rows, count), B (count, vectors x lanes).
+
+    Arguments: C, A, B, I; then between rows of C, rows of A, columns of A, rows of B, rows of I; rows, vectors, count.
+    """
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()] * 4 + [WORD] * 8), "product")
+    function.linkage = "internal"
+    b, vectors, lanes = ir.IRBuilder(function.append_basic_block()), function.args[10], machine.lanes
+    pairs = b.lshr(vectors, WORD(1))
+    with loop(b, WORD(0), pairs) as pair:
+        _strip(b, lanes, function.args, b.mul(pair, WORD(2 * lanes)), 2)
+    with b.if_then(b.trunc(vectors, ir.IntType(1))):
+        _strip(b, lanes, function.args, b.mul(pairs, WORD(2 * lanes)), 1)
+    b.ret_void()
+
+
+def _strip(b: Any, lanes: int, args: Sequence[Any], column: Any, vectors: int) -> None:
+    """All rows of so many vectors of columns, in tiles of fewer and fewer rows."""
+    done: Any = WORD(0)
+    for step in TILES[vectors]:
+        tiles = b.udiv(b.sub(args[9], done), WORD(step))
+        with loop(b, WORD(0), tiles) as tile:
+            _tile(b, lanes, args, b.add(done, b.mul(tile, WORD(step))), column, step, vectors)
+        done = b.add(done, b.mul(tiles, WORD(step)))
+
+
+def _tile(b: Any, lanes: int, args: Sequence[Any], row: Any, column: Any, rows: int, vectors: int) -> None:
+    """The sums of a tile, in registers."""
+    c, left, right, start, c_row, left_row, left_column, right_row, start_row, _, _, count = args
+    kind = ir.VectorType(ir.FloatType(), lanes)
+    numbers = [b.add(row, WORD(i)) for i in range(rows)]
+    columns = [b.add(column, WORD(j * lanes)) for j in range(vectors)]
+    sums = {(i, j): register(b, kind) for i in range(rows) for j in range(vectors)}
+    for (i, j), total in sums.items():
+        b.store(load(b, kind, at(b, start, b.add(b.mul(numbers[i], start_row), columns[j]))), total)
+    lefts = [at(b, left, b.mul(number, left_row)) for number in numbers]
+    rights = [at(b, right, each) for each in columns]
+    with loop(b, WORD(0), count) as t:
+        across, down = b.mul(t, left_column), b.mul(t, right_row)
+        values = [load(b, kind, at(b, place, down)) for place in rights]
+        for i, place in enumerate(lefts):
+            factor = splat(b, kind, load(b, ir.FloatType(), at(b, place, across)))
+            for j, value in enumerate(values):
+                b.store(multiply_add(b, kind, factor, value, b.load(sums[i, j], typ=kind)), sums[i, j])
+    for (i, j), total in sums.items():
+        b.store(b.load(total, typ=kind), at(b, c, b.add(b.mul(numbers[i], c_row), columns[j])), align=4)
+
+
+def multiply(
+    b: Any, lanes: int, c: Matrix, left: Matrix, right: Matrix, start: Matrix, rows: Any, columns: Any, count: Any
+) -> None:
+    """C (rows, columns) = start + left (rows, count) right (count, columns), in a module that `write_product` wrote to;
+    columns fill vectors. C may be `start`."""
+    places = [each.place for each in (c, left, right, start)]
+    steps = [c.row, left.row, left.column, right.row, start.row]
+    b.call(b.module.get_global("product"), [*places, *steps, rows, b.udiv(columns, WORD(lanes)), count])
