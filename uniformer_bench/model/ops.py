@@ -19,6 +19,7 @@ from uniformer_bench.model.attention import attention, plain
 from uniformer_bench.model.depthwise import depthwise_conv3d
 from uniformer_bench.model.linear import linear, linear_gelu
 from uniformer_bench.model.patches import patch_conv3d, patches_serve
+from uniformer_bench.model.stem import stem_conv3d, stem_serves
 
 Convolution = Callable[[Tensor, nn.Conv3d], Tensor]
 Dense = nn.Linear | nn.Conv3d
@@ -65,7 +66,9 @@ def _feed_forward(x: Tensor, fc1: Dense, fc2: Dense) -> Tensor:
 
 
 def _fast_convolution(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    return patch_conv3d(x, conv) if patches_serve(x, conv) else _convolution(x, conv)
+    if patches_serve(x, conv):
+        return patch_conv3d(x, conv)
+    return stem_conv3d(x, conv) if stem_serves(x, conv) else _convolution(x, conv)
 
 
 def _fast_depthwise(x: Tensor, conv: nn.Conv3d) -> Tensor:
