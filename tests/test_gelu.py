@@ -1,0 +1,75 @@
+"""GELU by our CPU kernel: PyTorch's in float64 with its derivative, at every vector width, and whom it serves."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from uniformer_bench.errors import UbenchError
+from uniformer_bench.model import gelu_cpu, llvm
+from uniformer_bench.model.linear import linear_gelu
+
+pytestmark = pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
+
+MACHINES = [llvm.Machine(16, 15), llvm.Machine(8, 10), llvm.Machine(4, 25)]
+
+
+def truth(x):
+    """GELU and its derivative in float64."""
+    leaf = x.double().requires_grad_()
+    value = F.gelu(leaf)
+    return value.detach(), torch.autograd.grad(value.sum(), leaf)[0]
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 40, 4003])
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
+def test_value_and_derivative_are_those_of_float64(count, machine, monkeypatch):
+    monkeypatch.setattr(llvm, "machine_of", lambda features: machine)
+    gelu_cpu.compiled.cache_clear()
+    x = torch.linspace(-13, 13, count)
+    derivative = x.clone()
+    value = gelu_cpu.forward_(derivative)
+    gelu_cpu.compiled.cache_clear()
+    for found, expected in zip((value, derivative), truth(x), strict=True):
+        assert torch.allclose(found.double(), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_what_is_not_a_number_stays_none():
+    x = torch.tensor([1.0, torch.nan, -1.0])
+    assert gelu_cpu.forward_(x).isnan().tolist() == [False, True, False]
+    assert x.isnan().tolist() == [False, True, False]
+
+
+def test_the_layer_that_training_takes_it_in():
+    torch.manual_seed(0)
+    layer, x = nn.Linear(6, 10), torch.randn(2, 3, 6, requires_grad=True)
+    found = linear_gelu(x, layer.weight, layer.bias)
+    assert type(found.grad_fn).__name__ == "_GeluBackward"
+    expected = F.gelu(F.linear(x, layer.weight, layer.bias))
+    assert torch.allclose(found, expected, atol=1e-6)
+    grad, leaves = torch.randn_like(found), [x, layer.weight, layer.bias]
+    for own, other in zip(*(torch.autograd.grad(y, leaves, grad) for y in (found, expected)), strict=True):
+        assert torch.allclose(own, other, atol=1e-5)
+
+
+def test_threads_share_the_work(monkeypatch):
+    x = torch.randn(1001, generator=torch.Generator().manual_seed(0))
+    alone = gelu_cpu.forward_(x.clone())
+    monkeypatch.setattr(gelu_cpu, "NUMBERS_PER_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    assert torch.allclose(gelu_cpu.forward_(x.clone()), alone, atol=1e-6)
+
+
+def test_twice_it_is_refused_rather_than_wrong():
+    layer, x = nn.Linear(6, 10), torch.randn(2, 6, requires_grad=True)
+    found = linear_gelu(x, layer.weight, layer.bias).sum()
+    with pytest.raises(UbenchError, match="differentiated once, got a graph"):
+        torch.autograd.grad(found, x, create_graph=True)
+
+
+def test_whom_it_does_not_serve():
+    x = torch.randn(4, 6)
+    assert gelu_cpu.serves(x)
+    assert not gelu_cpu.serves(x.double())
+    assert not gelu_cpu.serves(x.t())
+    assert not gelu_cpu.serves(x.to("meta"))
