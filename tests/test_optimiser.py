@@ -6,8 +6,9 @@ import pytest
 import torch
 from torch import nn
 
+from uniformer_bench import orthogonal_cpu
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.model import build
+from uniformer_bench.model import build, llvm
 from uniformer_bench.optimiser import ADAM_SIZE, ITERATIONS, MOMENTUM, QUINTIC, Muon, optimisers_of, orthogonal
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.variants import variant
@@ -27,7 +28,10 @@ def by_singular_values(matrix):
     return u @ torch.diag(x) @ v
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 40), (2, 40, 5), (1, 1, 7)])
+OWN = [(2, 16, 16), (3, 48, 16), (1, 32, 144), (2, 80, 96)]  # shapes that our CPU kernel takes
+
+
+@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 40), (2, 40, 5), (1, 1, 7), *OWN])
 def test_orthogonal_moves_singular_values_alone(shape):
     found = orthogonal(matrices(*shape))
     for own, matrix in zip(found, matrices(*shape), strict=True):
@@ -35,7 +39,40 @@ def test_orthogonal_moves_singular_values_alone(shape):
         assert torch.linalg.svdvals(own).max() < 1.3
 
 
+@pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
+@pytest.mark.parametrize("machine", [llvm.Machine(16, 15), llvm.Machine(8, 10), llvm.Machine(4, 25)], ids=str)
+@pytest.mark.parametrize("shape", OWN)
+def test_our_kernel_iterates_as_pytorch(shape, machine, monkeypatch):
+    monkeypatch.setattr(llvm, "machine_of", lambda features: machine)
+    orthogonal_cpu.compiled.cache_clear()
+    x = matrices(*shape)
+    x = (x.mT if shape[1] > shape[2] else x) / x.norm()
+    assert orthogonal_cpu.serves(x)
+    found = orthogonal_cpu.iterated(x, QUINTIC, 3)
+    orthogonal_cpu.compiled.cache_clear()
+    a, b, c = QUINTIC
+    expected = x.double()
+    for _ in range(3):
+        gram = expected @ expected.mT
+        expected = a * expected + (b * gram + c * gram @ gram) @ expected
+    assert ((found - expected).abs().max() / expected.abs().max()) < 1e-5
+
+
+def test_whom_our_kernel_does_not_serve():
+    refused = [(2, 16, 24), (2, 8, 16), (2, 32, 16), (1, 144, 144)]
+    assert [orthogonal_cpu.serves(matrices(*shape)) for shape in refused] == [False] * 4
+    assert not orthogonal_cpu.serves(matrices(2, 16, 16).double())
+
+
+def test_threads_share_our_kernels_work(monkeypatch):
+    alone = orthogonal(matrices(5, 16, 32))
+    monkeypatch.setattr(orthogonal_cpu, "MACS_PER_THREAD", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
+    assert torch.equal(orthogonal(matrices(5, 16, 32)), alone)
+
+
 def test_nothing_becomes_of_no_gradient():
+    assert torch.equal(orthogonal(torch.zeros(2, 16, 16)), torch.zeros(2, 16, 16))
     assert torch.equal(orthogonal(torch.zeros(2, 4, 3)), torch.zeros(2, 4, 3))
 
 

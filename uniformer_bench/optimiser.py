@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from uniformer_bench import orthogonal_cpu
 from uniformer_bench.recipe import Recipe
 
 MOMENTUM = 0.95
@@ -29,21 +30,17 @@ class Muon(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # none is needed
         """Changes every weight that has a gradient; `closure` is not called."""
         for group in self.param_groups:
-            alike: dict[tuple[int, int], list[Tensor]] = {}
-            for weight in group["params"]:
-                if weight.grad is not None:
-                    alike.setdefault((len(weight), weight.numel() // len(weight)), []).append(weight)
-            for shape, weights in alike.items():
-                self._step(weights, shape, group["lr"], group["weight_decay"])
+            weights = [weight for weight in group["params"] if weight.grad is not None]
+            if weights:
+                self._step(weights, group["lr"], group["weight_decay"])
 
-    def _step(self, weights: list[Tensor], shape: tuple[int, int], lr: float, weight_decay: float) -> None:
-        gradients = torch.stack([weight.grad.reshape(shape) for weight in weights if weight.grad is not None])
-        momentum = torch.stack([self._momentum(weight).reshape(shape) for weight in weights])
-        momentum.lerp_(gradients, 1 - MOMENTUM)
-        steps = orthogonal(gradients.lerp_(momentum, MOMENTUM)).mul_(lr * ADAM_SIZE * max(shape) ** 0.5)
-        for weight, past, change in zip(weights, momentum, steps, strict=True):
-            self._momentum(weight).copy_(past.reshape(weight.shape))
-            weight.mul_(1 - lr * weight_decay).sub_(change.reshape(weight.shape))
+    def _step(self, weights: list[Tensor], lr: float, weight_decay: float) -> None:
+        gradients = [weight.grad for weight in weights if weight.grad is not None]
+        momenta = [self._momentum(weight) for weight in weights]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        torch._foreach_mul_(weights, 1 - lr * weight_decay)
+        torch._foreach_sub_(weights, _steps(ahead), alpha=lr * ADAM_SIZE)
 
     def _momentum(self, weight: Tensor) -> Tensor:
         state: dict[str, Tensor] = self.state[weight]
@@ -52,14 +49,31 @@ class Muon(torch.optim.Optimizer):
         return state["momentum"]
 
 
+def _steps(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each made orthogonal as a matrix of its first axis by the others, times the root of its longer side, those of
+    one shape together."""
+    matrices = [tensor.flatten(1) for tensor in tensors]
+    alike: dict[torch.Size, list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        alike.setdefault(matrix.shape, []).append(i)
+    found = dict[int, Tensor]()
+    for shape, places in alike.items():
+        steps = orthogonal(torch.stack([matrices[i] for i in places])).mul_(max(shape) ** 0.5)
+        found.update(zip(places, steps, strict=True))
+    return [found[i].view_as(tensor) for i, tensor in enumerate(tensors)]
+
+
 def orthogonal(matrices: Tensor) -> Tensor:
     """(K, M, N) -> matrices of the same singular vectors, whose singular values are all about 1 (Newton-Schulz)."""
     a, b, c = QUINTIC
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    for _ in range(ITERATIONS):
-        square = x @ x.mT
-        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    if orthogonal_cpu.serves(x):
+        x = orthogonal_cpu.iterated(x, QUINTIC, ITERATIONS)
+    else:
+        for _ in range(ITERATIONS):
+            square = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
