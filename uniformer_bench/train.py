@@ -42,9 +42,9 @@ class Outcome(NamedTuple):
 
 def to_input(clips: Tensor, flip: Tensor | None = None) -> Tensor:
     """uint8 (B, T, H, W, 3) -> normalised float (B, 3, T, H, W), channels-last in memory."""
+    if flip is not None:  # of a byte a number, not four
+        clips = torch.where(flip.view(-1, 1, 1, 1, 1), clips.flip(3), clips)
     x = clips.to(torch.float32).sub_(255 * MEAN).div_(255 * DEVIATION)
-    if flip is not None:
-        x = torch.where(flip.view(-1, 1, 1, 1, 1), x.flip(3), x)
     return x.permute(0, 4, 1, 2, 3)
 
 
