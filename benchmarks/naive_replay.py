@@ -4,8 +4,9 @@
 
 TABLE is what the surrogate of the tiny space is fitted to (benchmarks/surrogate.py), NAIVE the folder of a loop that
 ran for real and RUN a search that did: they say how many times the surrogate's seconds each takes, on one machine and
-day, the reference operators of the loop included. The loop is Optuna's multi-objective TPE as it comes, two trials at a
-time, each trained in full; the search is `ubench search` as benchmarks/samplers.py replays it. Both hold as many.
+day, the reference operators of the loop included; what RUN's donor took goes before the search's first trial. The loop
+is Optuna's multi-objective TPE as it comes, two trials at a time, each trained in full; the search is `ubench search`
+as benchmarks/samplers.py replays it. Both hold as many.
 
 Compared is what both would hand out by a time: as they saw it themselves, and at what its members are truly worth.
 """
@@ -48,13 +49,19 @@ def search_times(surrogate: Surrogate, run: Path) -> float:
     return took_s / sum(surrogate.means(ArchSpec.from_dict(record["spec"])).seconds(1.0) for record in ended)
 
 
-def searched(surrogate: Surrogate, trials: int, seed: int, times: float) -> list[Row]:
-    """What the search's first so many trials came to, those that trained to their end."""
+def donor_s(run: Path) -> float:
+    """What the run trained before its first trial, in seconds."""
+    donor = load_records(run).info.get("donor")
+    return donor["seconds"] if donor else 0.0
+
+
+def searched(surrogate: Surrogate, trials: int, seed: int, times: float, begun_s: float) -> list[Row]:
+    """What the search's first so many trials came to, those that trained to their end, begun at that second."""
     enough_s = 2.0 * trials * (LOOK_S + 2)  # of its own clock
     records = search(DEFAULT, surrogate, seed, enough_s)
     counted = [record for record in records if record["state"] in COUNTED][:trials]
     ended = [record for record in counted if record["state"] == "complete"]
-    return [{**record, "finished_s": times * record["finished_s"]} for record in ended]
+    return [{**record, "finished_s": begun_s + times * record["finished_s"]} for record in ended]
 
 
 def truly(rows: Sequence[Row], surrogate: Surrogate) -> list[Row]:
@@ -72,12 +79,14 @@ def main(table: Path, folder: Path, run: Path, seeds: int, trials: int) -> None:
     torch.set_num_threads(1)
     surrogate = fit(read_table(table))
     scales, slow, quick = true_scales(surrogate), loop_times(surrogate, folder), search_times(surrogate, run)
+    before_s = donor_s(run)
     factors = f"the loop takes {slow:.2f} times the surrogate's seconds, the search {quick:.2f} times"
+    factors += f" after {before_s:.0f} s of its donor"
     print(f"{factors}; {trials} trials each")
     shares: dict[str, list[float]] = {"as seen": [], "truly": []}
     for seed in range(seeds):
         loop = stock_loop(surrogate, seed, trials=trials, times=slow, look_s=0.0)
-        found = searched(surrogate, trials, seed, quick)
+        found = searched(surrogate, trials, seed, quick, before_s)
         pairs = {"as seen": (loop, found), "truly": (truly(loop, surrogate), truly(found, surrogate))}
         for name, (one, other) in pairs.items():
             ends = [volume_at(rows, math.inf, SPACE.objectives, scales) for rows in (one, other)]
