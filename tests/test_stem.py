@@ -97,6 +97,8 @@ def test_whom_it_does_not_serve():
     assert not stem_serves(clips[:0], conv)
     assert not stem_serves(clips, nn.Conv3d(3, 16, (3, 4, 4), (2, 4, 4), (1, 0, 1))), "padded in width"
     assert not stem_serves(clips, nn.Conv3d(3, 16, 3, padding="same"))
+    for other in ({"dilation": 2}, {"groups": 3}, {"padding": (1, 0, 0), "padding_mode": "circular"}):
+        assert not stem_serves(clips, nn.Conv3d(3, 18, 2, **other)), other
     with torch.no_grad():
         assert not stem_serves(clips, conv), "nothing is recorded"
     assert not stem_serves(clips, conv.requires_grad_(False)), "the weight is frozen"

@@ -12,8 +12,8 @@ from uniformer_bench.spec import Triple
 
 def stem_serves(x: Tensor, conv: nn.Conv3d) -> bool:
     """Whether the weight gradient of conv(x) is left to our CPU kernel: x are the clips themselves, of which nobody
-    asks a gradient, in float32 or bfloat16, and no width is padded. On one thread it is 2 to 4 times faster at the
-    tiny space's stem. What is traced it cannot read."""
+    asks a gradient, in float32 or bfloat16; no width is padded, nothing grouped or dilated. On one thread it is 2 to 4
+    times faster at the tiny space's stem. What is traced it cannot read."""
     return (
         llvm.available()
         and not torch.compiler.is_compiling()
@@ -25,6 +25,8 @@ def stem_serves(x: Tensor, conv: nn.Conv3d) -> bool:
         and isinstance(conv.padding, tuple)
         and conv.padding[2] == 0
         and conv.groups == 1
+        and set(conv.dilation) == {1}
+        and conv.padding_mode == "zeros"
         and x.numel() > 0
     )
 
