@@ -343,6 +343,23 @@ def test_a_measured_limit_and_failures_are_kept_away_from():
     assert sum(spec.stages[0].mixer == "local" for spec in found) >= 7
 
 
+def test_where_a_limit_has_ended_all_trials_what_keeps_to_it_is_suggested():
+    """Of 25 trials none was trained, as all were deeper than the limit allows; the shallow ones are unknown."""
+    space = parse_space(SPACE + "constraints: {max_latency_ms: 1.2}\n", "test")
+    trials = []
+    for trial in trials_of(space, 60, depth_helps):
+        depth = suggestion(space, stored_pick(trial.params)).candidate.spec.stages[0].depth
+        metrics = {key: value for key, value in trial.metrics.items() if key != "accuracy"} | {"latency": depth + 0.1}
+        if depth > 1:
+            trials.append(trial._replace(metrics=metrics, counts=False))
+    proposer, taken, depths = Proposer(space, 5, 0), set(), []
+    for _ in range(6):
+        found = proposer.propose(trials[:25], taken, SCALES)
+        depths.append(found.candidate.spec.stages[0].depth)
+        taken.add(found.candidate.spec.id)
+    assert depths == [1] * 6
+
+
 def test_a_limit_of_what_is_never_measured_keeps_nothing_away(space):
     limited = parse_space(SPACE + "constraints: {max_memory_mb: 50}\n", "test")
     trials = trials_of(limited, 20, depth_helps)

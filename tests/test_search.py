@@ -21,7 +21,7 @@ from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search import session
 from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import Finalists
-from uniformer_bench.search.run_files import front, history, hypervolume_of, scales_of
+from uniformer_bench.search.run_files import front, history, hypervolume_of, of_axes, scales_of
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, sampler_of
 from uniformer_bench.space import parse_space
 
@@ -297,6 +297,22 @@ def test_front_scales_and_history_by_hand():
     assert [(at, number) for at, number, _ in steps] == [(0, 0), (1, 1), (3, 3)]
     assert steps[0][2] == 0  # the baseline stands at chance
     assert steps[1][2] == steps[2][2] > 0
+
+
+def test_whose_costs_fix_the_axes():
+    """Complete baselines before those that a limit ended, before other trials; what was refused was not measured."""
+
+    def record(state, baseline, latency):
+        return {"state": state, "baseline": baseline, "metrics": {} if latency is None else {"latency": latency}}
+
+    refused, late = record("refused", "all local", None), record("infeasible", "paper pattern", 9.0)
+    base, other, pruned = record("complete", "b", 5.0), record("complete", None, 4.0), record("pruned", None, 6.0)
+    objectives = ("accuracy", "latency")
+    assert of_axes([refused, late, base, other], objectives) == [base]
+    assert of_axes([refused, late, other], objectives) == [late]
+    assert of_axes([refused, other, pruned], objectives) == [other]
+    assert of_axes([refused, pruned], objectives) == [pruned]
+    assert of_axes([refused], objectives) == []
 
 
 def test_limits_are_in_their_own_units():

@@ -29,7 +29,7 @@ from uniformer_bench.search.pareto import Scale
 from uniformer_bench.search.proposals.proposer import Known
 from uniformer_bench.search.records import Record, joined, record_of
 from uniformer_bench.search.retraining import places_of
-from uniformer_bench.search.run_files import history, hypervolume_of, scales_of
+from uniformer_bench.search.run_files import history, hypervolume_of, of_axes, scales_of
 from uniformer_bench.search.rungs import Climber, losses_at, next_up
 from uniformer_bench.search.study import COUNTED, MOST_ORPHANED, Study, optuna_pick
 from uniformer_bench.search.turns import device_turns
@@ -451,11 +451,10 @@ class Search:
         space = self.question.space
         waited_for = {name for name, _ in space.baseline_picks()}
         ended = {r["baseline"] for r in self.records if r["state"] != "interrupted"}
-        rows = [r for r in self.records if r["state"] == "complete" and (r["baseline"] or not waited_for)]
         if not waited_for <= ended and self.counted < 10:
             return
-        rows = rows or [r for r in self.records if r["state"] == "complete"]
-        if rows:
+        rows = of_axes(self.records, space.objectives)
+        if rows and (self.counted >= 10 or all(r["baseline"] or r["state"] == "complete" for r in rows)):
             self.scales = scales_of(rows, space.objectives, len(self.question.clips.classes))
 
     def hypervolume(self) -> dict[str, Any]:

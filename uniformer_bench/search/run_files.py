@@ -69,6 +69,17 @@ def scales_of(baselines: Sequence[Mapping[str, Any]], objectives: Sequence[str],
     return scales
 
 
+def of_axes(records: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[Mapping[str, Any]]:
+    """The records whose costs are to fix the axes: complete baselines, else those that a limit ended once they were
+    measured, else complete trials, else measured ones. Without axes no model suggests: a limit that all baselines break
+    must not keep a search waiting for them."""
+    costs = [key for key in objectives if key != "accuracy"]
+    measured = [r for r in records if all(r["metrics"].get(key) is not None for key in costs)]
+    ended = [r for r in measured if r["state"] == "complete"]
+    choices = ([r for r in ended if r["baseline"]], [r for r in measured if r["baseline"]], ended, measured)
+    return next((rows for rows in choices if rows), [])
+
+
 def hypervolume_of(
     records: Sequence[Mapping[str, Any]], objectives: Sequence[str], scales: Mapping[str, Scale]
 ) -> float:

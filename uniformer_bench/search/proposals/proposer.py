@@ -218,9 +218,13 @@ class Proposer:
         return expected_improvement(draws, front, self._along) * self._allowed(beliefs)
 
     def _losses(self, beliefs: Mapping[str, Belief], normal: np.ndarray, scales: Mapping[str, Scale]) -> np.ndarray:
-        """(N, M) on the hypervolume's axes: each objective so many deviations from its mean."""
+        """(N, M) on the hypervolume's axes: each objective so many deviations from its mean; what nobody has a value of
+        yet, as accuracy where limits ended every trial, stands in the middle of its axis."""
         columns = []
         for key, deviations in zip(self._space.objectives, normal, strict=True):
+            if key not in beliefs:
+                columns.append(np.full(len(beliefs["macs"].mean), 0.5))
+                continue
             value, scale = beliefs[key].mean + deviations * beliefs[key].deviation, scales[key]
             ends = [math.log(end) if scale.log else end for end in (scale.best, scale.worst)]
             columns.append(np.clip((value - ends[0]) / (ends[1] - ends[0]), 0, None))
