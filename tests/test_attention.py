@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.kernels import MACHINES, compiled_for
 from uniformer_bench.model import attention, attention_cpu, llvm
 
 pytestmark = pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
@@ -35,15 +36,13 @@ SHAPES = [  # one token, fewer than a vector, a remainder of queries and keys, w
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("machine", [llvm.Machine(16, 15), llvm.Machine(8, 10), llvm.Machine(4, 25)], ids=str)
-def test_forward_and_gradient_are_the_formulas(shape, machine, monkeypatch):
-    monkeypatch.setattr(llvm, "machine_of", lambda features: machine)
-    attention_cpu.compiled.cache_clear()
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
+def test_forward_and_gradient_are_the_formulas(shape, machine):
     qkv, grad = qkv_of(*shape), torch.randn(shape[0], shape[1], *shape[2:], generator=torch.Generator().manual_seed(1))
-    context, rows = attention_cpu.forward(qkv)
-    found = attention_cpu.backward(qkv, context, rows, grad)
-    assert attention_cpu.compiled().lanes == machine.lanes
-    attention_cpu.compiled.cache_clear()
+    with compiled_for(machine, attention_cpu):
+        context, rows = attention_cpu.forward(qkv)
+        found = attention_cpu.backward(qkv, context, rows, grad)
+        assert attention_cpu.compiled().lanes == machine.lanes
     assert error(context, formula(qkv.double())) < 1e-6
     assert error(found, gradient(formula, qkv.double(), grad.double())) < 5e-6
 

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.kernels import MACHINES, compiled_for
 from uniformer_bench.model import depthwise_cpu, llvm
 from uniformer_bench.model.depthwise import depthwise_conv3d, own_kernel_serves, weight_gradient
 
@@ -63,14 +64,12 @@ def test_long_sums_stay_accurate():
     assert relative_error(weight_gradient(x, grad, weight), shifted_products(x, grad, (3, 3, 3))) < 1e-5
 
 
-@pytest.mark.parametrize("machine", [llvm.Machine(16, 15), llvm.Machine(8, 10), llvm.Machine(4, 25)], ids=str)
-def test_every_vector_width_gives_the_same(machine, monkeypatch):
-    depthwise_cpu.compiled.cache_clear()
-    monkeypatch.setattr(llvm, "machine_of", lambda features: machine)
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
+def test_every_vector_width_gives_the_same(machine):
     x, grad, weight = tensors((2, 21, 3, 6, 5), (3, 5, 7))
-    found = weight_gradient(x, grad, weight)
-    assert depthwise_cpu.compiled(5, 7).lanes == machine.lanes
-    depthwise_cpu.compiled.cache_clear()
+    with compiled_for(machine, depthwise_cpu):
+        found = weight_gradient(x, grad, weight)
+        assert depthwise_cpu.compiled(5, 7).lanes == machine.lanes
     assert relative_error(found, shifted_products(x, grad, (3, 5, 7))) < 1e-5
 
 

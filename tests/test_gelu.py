@@ -5,13 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.kernels import MACHINES, compiled_for
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.model import gelu_cpu, llvm
 from uniformer_bench.model.linear import linear_gelu
 
 pytestmark = pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
-
-MACHINES = [llvm.Machine(16, 15), llvm.Machine(8, 10), llvm.Machine(4, 25)]
 
 
 def truth(x):
@@ -23,13 +22,12 @@ def truth(x):
 
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 40, 4003])
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
-def test_value_and_derivative_are_those_of_float64(count, machine, monkeypatch):
-    monkeypatch.setattr(llvm, "machine_of", lambda features: machine)
-    gelu_cpu.compiled.cache_clear()
+def test_value_and_derivative_are_those_of_float64(count, machine):
     x = torch.linspace(-13, 13, count)
     derivative = x.clone()
-    value = gelu_cpu.forward_(derivative)
-    gelu_cpu.compiled.cache_clear()
+    with compiled_for(machine, gelu_cpu):
+        value = gelu_cpu.forward_(derivative)
+        assert gelu_cpu.compiled().lanes == machine.lanes
     for found, expected in zip((value, derivative), truth(x), strict=True):
         assert torch.allclose(found.double(), expected, rtol=1e-6, atol=1e-6)
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from tests.kernels import MACHINES, compiled_for
 from uniformer_bench import orthogonal_cpu
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.model import build, llvm
@@ -40,16 +41,14 @@ def test_orthogonal_moves_singular_values_alone(shape):
 
 
 @pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
-@pytest.mark.parametrize("machine", [llvm.Machine(16, 15), llvm.Machine(8, 10), llvm.Machine(4, 25)], ids=str)
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
 @pytest.mark.parametrize("shape", OWN)
-def test_our_kernel_iterates_as_pytorch(shape, machine, monkeypatch):
-    monkeypatch.setattr(llvm, "machine_of", lambda features: machine)
-    orthogonal_cpu.compiled.cache_clear()
+def test_our_kernel_iterates_as_pytorch(shape, machine):
     x = matrices(*shape)
     x = (x.mT if shape[1] > shape[2] else x) / x.norm()
     assert orthogonal_cpu.serves(x)
-    found = orthogonal_cpu.iterated(x, QUINTIC, 3)
-    orthogonal_cpu.compiled.cache_clear()
+    with compiled_for(machine, orthogonal_cpu):
+        found = orthogonal_cpu.iterated(x, QUINTIC, 3)
     a, b, c = QUINTIC
     expected = x.double()
     for _ in range(3):

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tests.kernels import MACHINES, compiled_for
 from uniformer_bench.model import llvm, stem_cpu
 from uniformer_bench.model.stem import stem_conv3d, stem_serves
 
@@ -17,7 +18,6 @@ STEMS = [
     ((1, 2, 4, 7, 9), 33, (1, 3, 5), (1, 2, 3), (0, 1, 0)),  # rows of ten taps, padded height, floats left over
     ((2, 4, 5, 6, 6), 24, (5, 1, 1), (2, 1, 1), (2, 0, 0)),  # longer than two strides
 ]
-MACHINES = [llvm.Machine(16, 15), llvm.Machine(8, 10), llvm.Machine(4, 25)]
 
 
 def stem_of(shape, width, kernel, stride, padding):
@@ -43,13 +43,11 @@ def error(found, truth):
 
 @pytest.mark.parametrize("stem", STEMS, ids=str)
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
-def test_gradients_are_pytorchs_in_float64(stem, machine, monkeypatch):
-    monkeypatch.setattr(llvm, "machine_of", lambda features: machine)
-    stem_cpu.compiled.cache_clear()
+def test_gradients_are_pytorchs_in_float64(stem, machine):
     conv, clips, grad = stem_of(*stem)
     assert stem_serves(clips, conv)
-    found = gradients(stem_conv3d, conv, clips, grad)
-    stem_cpu.compiled.cache_clear()
+    with compiled_for(machine, stem_cpu):
+        found = gradients(stem_conv3d, conv, clips, grad)
     truth = gradients(pytorch, conv.double(), clips.double(), grad.double())
     assert [error(*pair) < 1e-6 for pair in zip(found, truth, strict=True)] == [True, True]
 

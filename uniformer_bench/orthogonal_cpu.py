@@ -21,6 +21,7 @@ from uniformer_bench.model.llvm import (
     at,
     compile_kernel,
     constant,
+    dealt,
     ir,
     load,
     loop,
@@ -28,7 +29,7 @@ from uniformer_bench.model.llvm import (
     splat,
     threads_for,
 )
-from uniformer_bench.model.product_cpu import Matrix, multiply, write_product
+from uniformer_bench.model.product_cpu import Matrix, multiply, transpose, write_product
 
 NAME = "iterate"
 MACS_PER_THREAD = 50_000_000  # about 1.5 ms of work
@@ -37,9 +38,8 @@ LONGEST = 128  # of the shorter side: beyond, PyTorch's products are faster
 
 def serves(x: Tensor) -> bool:
     """Whether `iterated` can: float32 on the CPU, (K, M, N) of M <= N that fill the widest vectors, M not large."""
-    plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
     _, m, n = x.shape
-    return llvm.available() and plain and m <= n and m <= LONGEST and m % 16 == 0 == n % 16
+    return llvm.reads(x) and x.dtype == torch.float32 and m <= n and m <= LONGEST and m % 16 == 0 == n % 16
 
 
 def iterated(x: Tensor, coefficients: tuple[float, float, float], iterations: int) -> Tensor:
@@ -49,8 +49,8 @@ def iterated(x: Tensor, coefficients: tuple[float, float, float], iterations: in
     threads = threads_for(iterations * count * m * m * (2 * n + m), count, MACS_PER_THREAD)
     x, found = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
     scratch = torch.zeros(threads, n + 2 * m * n + 3 * m * m)
-    bounds = [i * count // threads for i in range(threads + 1)]
-    parts = [(x.data_ptr(), found.data_ptr(), scratch[i].data_ptr(), *bounds[i : i + 2]) for i in range(threads)]
+    places = x.data_ptr(), found.data_ptr()
+    parts = [(*places, scratch[i].data_ptr(), *part) for i, part in enumerate(dealt(count, threads))]
     on_threads(lambda part: code.run[NAME](*part, m, n, iterations), parts)
     return found
 
@@ -78,7 +78,7 @@ def _module(machine: Machine, coefficients: Sequence[float]) -> "ir.Module":
         _copy(b, lanes, at(b, x, b.mul(item, size)), own, size)
         with loop(b, word(0), iterations):
             matrix = Matrix(own, n, word(1))
-            _transpose(b, matrix, turned, m, n)
+            transpose(b, matrix, turned, m, n, constant(1))
             multiply(b, lanes, gram, matrix, turned, zeros, m, m, n)
             _polynomial(b, lanes, gram, left, start, m, coefficients)
             multiply(b, lanes, start, left, gram, start, m, m, m)
@@ -99,12 +99,6 @@ def _polynomial(b: Any, lanes: int, gram: Matrix, left: Matrix, start: Matrix, m
     with loop(b, WORD(0), m) as i:
         place = at(b, start.place, b.mul(i, b.add(m, WORD(1))))
         b.store(b.fadd(load(b, real, place), constant(by[0])), place, align=4)
-
-
-def _transpose(b: Any, matrix: Matrix, to: Matrix, rows: Any, columns: Any) -> None:
-    with loop(b, WORD(0), columns) as j, loop(b, WORD(0), rows) as i:
-        value = load(b, ir.FloatType(), at(b, matrix.place, b.add(b.mul(i, matrix.row), j)))
-        b.store(value, at(b, to.place, b.add(b.mul(j, to.row), i)), align=4)
 
 
 def _copy(b: Any, lanes: int, source: Any, to: Any, count: Any) -> None:

@@ -24,7 +24,7 @@ def attention(qkv: Tensor) -> Tensor:
     """The route that `choose` names."""
     recorded = torch.is_grad_enabled() and qkv.requires_grad
     name = choose(qkv.device.type, qkv.dtype, qkv.shape[1], recorded, qkv.shape[4]).name
-    if name == "tiled" and type(qkv) is Tensor and not torch.compiler.is_compiling():
+    if name == "tiled" and type(qkv) is Tensor and llvm.reads(qkv):
         return _Tiled.apply(qkv.contiguous())
     if name == "by_rows":
         route = compiled_by_rows if torch.compiler.is_compiling() else by_rows

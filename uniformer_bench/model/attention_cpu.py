@@ -27,6 +27,7 @@ from uniformer_bench.model.llvm import (
     at,
     compile_kernel,
     constant,
+    dealt,
     intrinsic,
     ir,
     load,
@@ -39,7 +40,7 @@ from uniformer_bench.model.llvm import (
     splat,
     threads_for,
 )
-from uniformer_bench.model.product_cpu import Matrix, multiply, write_product
+from uniformer_bench.model.product_cpu import Matrix, multiply, transpose, write_product
 
 QUERIES = 16  # at a time
 MACS_PER_THREAD = 20_000_000  # less than other kernels ask for: PyTorch's attention would take all threads
@@ -70,9 +71,8 @@ def _run(name: str, products: int, qkv: Tensor, others: Sequence[Tensor]) -> Non
     # Allotted here: PyTorch called in a new thread would start threads of its own.
     scratch = torch.zeros(threads, (2 * d + 2 * QUERIES + 1) * width + max(width, d))
     scratch[:, n:width] = HIDDEN
-    bounds = [i * items // threads for i in range(threads + 1)]
     pointers = [tensor.data_ptr() for tensor in (qkv, *others)]
-    parts = [(*pointers, scratch[i].data_ptr(), *bounds[i : i + 2]) for i in range(threads)]
+    parts = [(*pointers, scratch[i].data_ptr(), *part) for i, part in enumerate(dealt(items, threads))]
     on_threads(lambda part: kernel.run[name](*part, n, width, heads, d, d**-0.5), parts)
 
 
@@ -134,7 +134,7 @@ def _forward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: Scratch) 
     b = terms.b
     q, k, v = _qkv(terms, item, tensors[0])
     context, rows = _context(terms, item, tensors[1]), _rows(terms, item, tensors[2])
-    _transpose(terms, k, scratch.keys, b.fmul(terms.scale, constant(math.log2(math.e))))
+    transpose(b, k, scratch.keys, terms.n, terms.d, b.fmul(terms.scale, constant(math.log2(math.e))))
     with _blocks(terms) as (start, count):
         out = _from(terms, context, start)
         queries = _from(terms, q, start)
@@ -156,8 +156,8 @@ def _backward(terms: Terms, item: Any, tensors: Sequence[Any], scratch: Scratch)
         _context(terms, item, tensors[3]),
         _rows(terms, item, tensors[2]),
     )
-    _transpose(terms, k, scratch.keys, b.fmul(terms.scale, constant(math.log2(math.e))))
-    _transpose(terms, v, scratch.values, constant(1))
+    transpose(b, k, scratch.keys, terms.n, terms.d, b.fmul(terms.scale, constant(math.log2(math.e))))
+    transpose(b, v, scratch.values, terms.n, terms.d, constant(1))
     with _blocks(terms) as (start, count):
         queries, grads = _from(terms, q, start), _from(terms, grad, start)
         multiply(b, terms.lanes, weights, queries, scratch.keys, scratch.hidden, count, terms.width, terms.d)
@@ -212,14 +212,6 @@ def _rows(terms: Terms, item: Any, place: Any) -> Matrix:
 def _from(terms: Terms, matrix: Matrix, row: Any) -> Matrix:
     """The rows from this one on."""
     return matrix._replace(place=at(terms.b, matrix.place, terms.b.mul(row, matrix.row)))
-
-
-def _transpose(terms: Terms, matrix: Matrix, to: Matrix, factor: Any) -> None:
-    """(N, d) times a number -> (d, width), whose last columns stay zero."""
-    b, number = terms.b, ir.FloatType()
-    with loop(b, WORD(0), terms.d) as c, loop(b, WORD(0), terms.n) as j:
-        value = load(b, number, at(b, matrix.place, b.add(b.mul(j, matrix.row), c)))
-        b.store(b.fmul(value, factor), at(b, to.place, b.add(b.mul(c, to.row), j)))
 
 
 @contextmanager

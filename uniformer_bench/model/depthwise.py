@@ -96,12 +96,9 @@ def own_kernel_serves(x: Tensor, grad: Tensor, weight: Tensor) -> bool:
     PyTorch's.
     """
     tensors = x, grad, weight
-    plain = all(type(tensor) in (Tensor, torch.nn.Parameter) and tensor.device.type == "cpu" for tensor in tensors)
     recorded = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors[:2])
     return (
-        llvm.available()
-        and not torch.compiler.is_compiling()
-        and plain
+        llvm.reads(*tensors)
         and not recorded
         and all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in tensors)
         and weight[0].numel() > 1

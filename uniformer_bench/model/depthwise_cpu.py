@@ -21,6 +21,7 @@ from uniformer_bench.model.llvm import (
     Machine,
     at,
     compile_kernel,
+    dealt,
     ir,
     load,
     loop,
@@ -52,10 +53,9 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel_size: tuple[int, int, int]) 
     # Allotted here: PyTorch called in a new thread would start threads of its own.
     rows = torch.zeros(threads, frames * height * (width + size[2] - 1) * kernel.lanes)
     plane = torch.zeros(threads, (height + size[1] - 1) * width * kernel.lanes)
-    bounds = [i * batch * blocks // threads for i in range(threads + 1)]
     work = [
-        (x.data_ptr(), grad.data_ptr(), *(scratch[i].data_ptr() for scratch in (sums, rows, plane)), *bounds[i : i + 2])
-        for i in range(threads)
+        (x.data_ptr(), grad.data_ptr(), *(scratch[i].data_ptr() for scratch in (sums, rows, plane)), *part)
+        for i, part in enumerate(dealt(batch * blocks, threads))
     ]
     on_threads(lambda part: kernel.run[NAME](*part, batch, channels, *grid, size[0]), work)
     total = sums.sum(0).permute(0, 4, 1, 2, 3).reshape(-1, 1, *size)[:channels]

@@ -7,7 +7,6 @@ x Phi(x), Phi by Abramowitz and Stegun, Handbook of Mathematical Functions, 7.1.
 """
 
 import functools
-import itertools
 import math
 from typing import Any
 
@@ -25,6 +24,7 @@ from uniformer_bench.model.llvm import (
     at,
     compile_kernel,
     constant,
+    dealt,
     intrinsic,
     ir,
     load,
@@ -55,8 +55,7 @@ def gelu_(x: Tensor) -> Tensor:
 
 def serves(x: Tensor) -> bool:
     """Whether `gelu_` can: a float32 tensor on the CPU, dense in memory, that nobody traces."""
-    plain = type(x) is Tensor and x.device.type == "cpu" and x.dtype == torch.float32
-    return llvm.available() and plain and x.is_contiguous() and not torch.compiler.is_compiling()
+    return type(x) is Tensor and llvm.reads(x) and x.dtype == torch.float32 and x.is_contiguous()
 
 
 class _Gelu(torch.autograd.Function):
@@ -81,11 +80,10 @@ def forward_(x: Tensor) -> Tensor:
     """GELU of x; x then holds its derivative."""
     found, count, code = torch.empty_like(x), x.numel(), compiled()
     threads = threads_for(count, count, NUMBERS_PER_THREAD)
-    bounds = [i * count // threads for i in range(threads + 1)]
     scratch = torch.zeros(threads, 2 * code.lanes)
     parts = [
         (x.data_ptr() + 4 * first, found.data_ptr() + 4 * first, scratch[i].data_ptr(), last - first)
-        for i, (first, last) in enumerate(itertools.pairwise(bounds))
+        for i, (first, last) in enumerate(dealt(count, threads))
     ]
     on_threads(lambda part: code.run[NAME](*part), parts)
     return found

@@ -5,6 +5,7 @@ A kernel is a function that emits LLVM's terms. `b` is the builder; sizes and in
 
 import ctypes
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -87,9 +88,20 @@ def _optimise(module: Any, target: Any) -> None:
     passes.run(module, binding.create_pass_builder(target, binding.create_pipeline_tuning_options()))
 
 
+def reads(*tensors: torch.Tensor) -> bool:
+    """Whether a kernel can be compiled here and reach these tensors' memory: on the CPU, plain, and nobody traces."""
+    plain = all(type(t) in (torch.Tensor, torch.nn.Parameter) and t.device.type == "cpu" for t in tensors)
+    return available() and plain and not torch.compiler.is_compiling()
+
+
 def threads_for(macs: int, items: int, macs_per_thread: int) -> int:
     """How many of PyTorch's threads so many multiply-adds, in so many items, are worth."""
     return max(1, min(torch.get_num_threads(), items, macs // macs_per_thread))
+
+
+def dealt(items: int, threads: int) -> list[tuple[int, int]]:
+    """The first item of each thread, and the one after its last."""
+    return list(itertools.pairwise(i * items // threads for i in range(threads + 1)))
 
 
 def on_threads(function: Callable[[Any], None], parts: list[Any]) -> None:

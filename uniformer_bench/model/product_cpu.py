@@ -85,3 +85,10 @@ def multiply(
     places = [each.place for each in (c, left, right, start)]
     steps = [c.row, left.row, left.column, right.row, start.row]
     b.call(b.module.get_global("product"), [*places, *steps, rows, b.udiv(columns, WORD(lanes)), count])
+
+
+def transpose(b: Any, matrix: Matrix, to: Matrix, rows: Any, columns: Any, factor: Any) -> None:
+    """(rows, columns) times a number -> (columns, rows); what `to` has beyond them stays."""
+    with loop(b, WORD(0), columns) as j, loop(b, WORD(0), rows) as i:
+        value = load(b, ir.FloatType(), at(b, matrix.place, b.add(b.mul(i, matrix.row), j)))
+        b.store(b.fmul(value, factor), at(b, to.place, b.add(b.mul(j, to.row), i)))

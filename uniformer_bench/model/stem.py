@@ -15,12 +15,10 @@ def stem_serves(x: Tensor, conv: nn.Conv3d) -> bool:
     asks a gradient, in float32 or bfloat16; no width is padded, nothing grouped or dilated. On one thread it is 2 to 4
     times faster at the tiny space's stem. What is traced it cannot read."""
     return (
-        llvm.available()
-        and not torch.compiler.is_compiling()
+        llvm.reads(x, conv.weight)
         and torch.is_grad_enabled()
         and conv.weight.requires_grad
         and not x.requires_grad
-        and all(type(t) in (Tensor, nn.Parameter) and t.device.type == "cpu" for t in (x, conv.weight))
         and all(t.dtype in (torch.float32, torch.bfloat16) for t in (x, conv.weight))
         and isinstance(conv.padding, tuple)
         and conv.padding[2] == 0

@@ -24,6 +24,7 @@ from uniformer_bench.model.llvm import (
     Machine,
     at,
     compile_kernel,
+    dealt,
     ir,
     load,
     loop,
@@ -53,8 +54,8 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel: Triple, stride: Triple, pad
     x = x.permute(0, 2, 3, 4, 1).contiguous()
     grad = F.pad(grad.permute(0, 2, 3, 4, 1), (0, blocks * code.lanes - channels)).contiguous()
     sums = torch.zeros(threads, blocks, *kernel[:2], kernel[2] * c_in, code.lanes)
-    bounds = [i * batch * blocks // threads for i in range(threads + 1)]
-    parts = [(x.data_ptr(), grad.data_ptr(), sums[i].data_ptr(), *bounds[i : i + 2]) for i in range(threads)]
+    places = x.data_ptr(), grad.data_ptr()
+    parts = [(*places, sums[i].data_ptr(), *part) for i, part in enumerate(dealt(batch * blocks, threads))]
     sizes = batch, blocks, frames, height, width * c_in, *grad.shape[1:4], *kernel[:2]
     on_threads(lambda part: code.run[NAME](*part, *sizes, *stride[:2], stride[2] * c_in, *padding[:2]), parts)
     total = sums.sum(0).reshape(blocks, *kernel, c_in, code.lanes).permute(0, 5, 4, 1, 2, 3)
