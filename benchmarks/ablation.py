@@ -19,7 +19,8 @@ from samplers import interval
 from table import append, read_lines, train
 
 from uniformer_bench.data import load_clips
-from uniformer_bench.space import Candidate, Space, load_space
+from uniformer_bench.space import Candidate, Space
+from uniformer_bench.space_file import load_space
 
 PATTERNS = ("LLGG", "LLLG", "LLLL", "LGGG", "GGGG")
 PAPER = ("LLGG", "LLLG", "LLLL")  # in this order, and before the last

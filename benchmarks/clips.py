@@ -25,7 +25,8 @@ from uniformer_bench.data.clips import Split
 from uniformer_bench.measure.accuracy import accuracy
 from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
-from uniformer_bench.space import Choice, Domain, Space, load_space, random_pick
+from uniformer_bench.space import Choice, Domain, Space, random_pick
+from uniformer_bench.space_file import load_space
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import short_run, to_input
 

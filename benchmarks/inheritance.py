@@ -29,7 +29,8 @@ from uniformer_bench.search.donors import Start, start_from
 from uniformer_bench.search.evaluate import trained_spec
 from uniformer_bench.search.retraining import Lesson, Training, places_of, retrained
 from uniformer_bench.search.turns import turns_folder
-from uniformer_bench.space import parse_space, stored_pick
+from uniformer_bench.space import stored_pick
+from uniformer_bench.space_file import parse_space
 
 
 class Arm(NamedTuple):

@@ -19,7 +19,8 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.search.evaluate import Result, Task, evaluate, trained_spec
 from uniformer_bench.search.executors import LocalExecutor
 from uniformer_bench.search.feasible import sample_candidates
-from uniformer_bench.space import Space, load_space
+from uniformer_bench.space import Space
+from uniformer_bench.space_file import load_space
 
 
 def tasks_of(space: Space, trials: int, turns: Path) -> list[Task]:

@@ -32,11 +32,13 @@ from uniformer_bench.measure.accuracy import accuracy
 from uniformer_bench.measure.protocol import Protocol, default_threads
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.runs import load_records
+from uniformer_bench.search.axes import hypervolume_of, scales_of
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.pareto import Scale
-from uniformer_bench.search.run_files import as_searched, hypervolume_of, scales_of
+from uniformer_bench.search.run_files import as_searched
 from uniformer_bench.search.study import optuna_pick
-from uniformer_bench.space import Candidate, Space, load_space, stored_pick
+from uniformer_bench.space import Candidate, Space, stored_pick
+from uniformer_bench.space_file import load_space
 from uniformer_bench.train import ShortRun, to_input
 
 PROCESSES = 2

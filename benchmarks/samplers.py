@@ -36,11 +36,13 @@ from table import read_table
 from uniformer_bench.files import read_text, to_json, write_whole
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.recipe import Halving
-from uniformer_bench.search.driver import Before, Means, Question, Search
+from uniformer_bench.search.axes import hypervolume_of, scales_of
+from uniformer_bench.search.driver import Search
 from uniformer_bench.search.evaluate import Result, Task
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.pareto import Scale
-from uniformer_bench.search.run_files import complete, front, hypervolume_of, scales_of
+from uniformer_bench.search.question import Before, Means, Question
+from uniformer_bench.search.run_files import complete, front
 from uniformer_bench.search.study import Study, optuna_pick
 from uniformer_bench.space import Space, random_pick, stored_pick
 from uniformer_bench.spec import ArchSpec

@@ -32,7 +32,7 @@ from table import RUNGS, candidate_of, read_table
 
 from uniformer_bench.cost import cost
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.space import load_space
+from uniformer_bench.space_file import load_space
 from uniformer_bench.spec import MIXERS, ArchSpec, StageSpec
 
 SPACE = load_space("tiny")

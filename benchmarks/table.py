@@ -36,7 +36,8 @@ from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.evaluate import LATENCY_BUDGET_S, latency_run
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.proposals.candidates import suggestion
-from uniformer_bench.space import Candidate, Space, load_space, random_pick, stored_pick
+from uniformer_bench.space import Candidate, Space, random_pick, stored_pick
+from uniformer_bench.space_file import load_space
 from uniformer_bench.train import ShortRun, to_input
 
 RUNGS = (0.125, 0.25, 0.5)  # shares of the run at which it is looked at

@@ -10,7 +10,7 @@ from uniformer_bench.search.asking import Asker, known_of
 from uniformer_bench.search.proposals.proposer import START, WARM_START, Known, Proposer
 from uniformer_bench.search.study import Study, optuna_pick
 from uniformer_bench.search.warm import warm_start
-from uniformer_bench.space import parse_space
+from uniformer_bench.space_file import parse_space
 
 SPACE_VALUE = parse_space(SPACE, "test")
 IDENTITY = {"data": "clips", "recipe": {"epochs": 1}, "device": "this", "protocol": {"batch": 1}, "seed": 0}

@@ -23,7 +23,8 @@ from uniformer_bench.search.evaluate import Task
 from uniformer_bench.search.feasible import cost_of
 from uniformer_bench.search.proposals.candidates import QuasiRandom
 from uniformer_bench.search.warm import _fits
-from uniformer_bench.space import Clip, parse_space, stored_pick
+from uniformer_bench.space import Clip, stored_pick
+from uniformer_bench.space_file import parse_space
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import input_of, smaller, to_input
 

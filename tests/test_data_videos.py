@@ -27,7 +27,7 @@ from uniformer_bench.data.reading import read_video
 from uniformer_bench.data.video import UnreadableError, read_clip, sample_indices
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.search import session
-from uniformer_bench.space import load_space
+from uniformer_bench.space_file import load_space
 
 SPLITS = ("train", "validation", "test")
 

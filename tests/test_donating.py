@@ -12,7 +12,8 @@ from uniformer_bench.search import donating, plan
 from uniformer_bench.search.donating import Donation, donated, facts_of, train_donor
 from uniformer_bench.search.donors import donor_of, start_from
 from uniformer_bench.search.turns import Turns
-from uniformer_bench.space import Input, parse_space
+from uniformer_bench.space import Input
+from uniformer_bench.space_file import parse_space
 from uniformer_bench.variants import variant
 
 

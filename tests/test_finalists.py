@@ -9,8 +9,9 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.search.contest import Contest, Entrant, measured
 from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, retrained, train_again
-from uniformer_bench.search.run_files import MOST, challengers_of, decided, finalists_of, remeasured
-from uniformer_bench.space import Clip, parse_space, stored_pick
+from uniformer_bench.search.run_files import MOST, as_searched, challengers_of, decided, finalists_of, remeasured
+from uniformer_bench.space import Clip, stored_pick
+from uniformer_bench.space_file import parse_space
 from uniformer_bench.variants import variant
 
 SPACE = """
@@ -80,16 +81,31 @@ def test_the_front_of_the_files_is_the_finalists():
         {"trial": 0, "accuracy": {"mean": 0.7, "ci95": [0.68, 0.72]}, **again},
         {"trial": 2, "accuracy": {"mean": 0.6, "ci95": [0.58, 0.62]}, "latency_ms": None},
     ]  # fmt: skip
-    marked = decided(records, final, ("accuracy", "latency"))
+    marked = decided(records, final, ("accuracy", "latency"), {})
     assert [(row["front"], row["finalist"]) for row in marked] == [(True, True), (False, False), (True, True)]
     assert marked[0]["metrics"] == {"accuracy": 0.7, "latency": 4.0, "throughput": 250.0, "params": 5000}
     assert marked[0]["intervals"] == {"accuracy": [0.68, 0.72], "latency": [3.9, 4.1]}
     assert marked[0]["stages"] == [{"latency_ms": 1}]
     assert marked[2]["metrics"] == records[2]["metrics"]
     more = [*records, record(3, 0.9, 3.0)]  # a later start has found another: there are no finalists of these yet
-    assert [(row["front"], row["finalist"]) for row in decided(more, final, ("accuracy", "latency"))] == [
+    assert [(row["front"], row["finalist"]) for row in decided(more, final, ("accuracy", "latency"), {})] == [
         (False, False), (True, False), (True, False), (True, False)]  # fmt: skip
-    assert remeasured(records, []) == records
+    assert remeasured(records, [], {}) == records
+
+
+def test_a_finalist_over_a_limit_when_measured_again_is_infeasible():
+    keys, limits = ("accuracy", "latency"), {"max_latency_ms": 3}
+    records = [record(0, 0.80, 2.0), record(1, 0.70, 1.0), record(2, 0.95, 2.5)]
+    slow, fast = ({"latency_ms": {"median": ms, "ci95": [ms, ms]}} for ms in (3.5, 1.1))
+    final = [{"trial": 0, "latency_ms": None}, {"trial": 1, **fast}, {"trial": 2, "latency_ms_in_search": 2.5, **slow}]
+    marked = decided(records, final, keys, limits)
+    assert [row["state"] for row in marked] == ["complete", "complete", "infeasible"]
+    assert marked[2]["reason"] == "max_latency_ms must be at most 3 ms, got 3.5, measured again"
+    assert [row["front"] for row in marked] == [True, True, False]
+    assert [row["front"] for row in decided(records, final, keys, {})] == [True] * 3
+    again = as_searched(marked, final)
+    assert [(row["state"], row["reason"]) for row in again] == [("complete", None)] * 3
+    assert again[2]["metrics"]["latency"] == 2.5
 
 
 def test_a_budget_keeps_what_the_finalists_are_likely_to_take():
@@ -181,7 +197,7 @@ def test_who_stood_behind_a_lucky_one_is_asked_in_its_place(terms):
     found = ended(records, Finalists([], None), terms, Clock(lambda: math.inf, lambda: True))
     assert [row["trial"] for row in found.rows] == [0, 1, 2], "three rounds"
     assert all(set(row["accuracy"]["by_seed"]) == {"7", "8"} and row["latency_ms"] for row in found.rows)
-    marked = decided(records, found.rows, ("accuracy", "latency"))
+    marked = decided(records, found.rows, ("accuracy", "latency"), {})
     assert [row["finalist"] for row in marked] == [True, True, True, False, False]
     assert not any(row["front"] for row in marked[3:])
     assert ended(records, found, terms, Clock(lambda: math.inf, never)) == found

@@ -25,7 +25,8 @@ from uniformer_bench.search.proposals.features import Standard, features
 from uniformer_bench.search.proposals.gaussian import JITTER, Parameters, Process, Seen
 from uniformer_bench.search.proposals.improvement import directions, expected_improvement, volume
 from uniformer_bench.search.proposals.proposer import Known, Proposer
-from uniformer_bench.space import parse_space, stored_pick
+from uniformer_bench.space import stored_pick
+from uniformer_bench.space_file import parse_space
 
 SPACE = """
 name: test

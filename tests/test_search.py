@@ -21,9 +21,8 @@ from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search import session
 from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import Finalists
-from uniformer_bench.search.run_files import front, history, hypervolume_of, of_axes, scales_of
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, sampler_of
-from uniformer_bench.space import parse_space
+from uniformer_bench.space_file import parse_space
 
 SPACE = """# a space for tests
 name: test
@@ -273,46 +272,6 @@ def test_a_folder_of_videos_is_searched(folder):
     assert info["data"]["classes"] == list(names)
     assert info["data"]["counts"] == {"train": 8, "validation": 2, "test": 2}
     assert str(folder) not in json.dumps(info["data"])
-
-
-def record(number, accuracy, latency, state="complete", baseline=None):
-    metrics = {"accuracy": accuracy, "latency": latency}
-    return {"number": number, "state": state, "metrics": metrics, "baseline": baseline, "finished_s": number}
-
-
-def test_front_scales_and_history_by_hand():
-    records = [
-        record(0, 0.5, 4.0, baseline="b"),
-        record(1, 0.6, 2.0),
-        record(2, 0.9, None, "pruned"),
-        record(3, 0.4, 1.0),
-    ]
-    objectives = ("accuracy", "latency")
-    assert [r["number"] for r in front(records, objectives)] == [1, 3]
-    scales = scales_of(records[:1], objectives, 2)
-    assert scales["latency"][:2] == (8.0, 0.08)
-    # accuracy 0.6 of 0.5..1 is loss 0.8; latency 2 of 8 is log(2 / 0.08) / log(100) = 0.699
-    assert hypervolume_of(records[1:2], objectives, scales) == pytest.approx(0.2 * (1 - 0.69897), rel=1e-4)
-    steps = history(records, objectives, scales)
-    assert [(at, number) for at, number, _ in steps] == [(0, 0), (1, 1), (3, 3)]
-    assert steps[0][2] == 0  # the baseline stands at chance
-    assert steps[1][2] == steps[2][2] > 0
-
-
-def test_whose_costs_fix_the_axes():
-    """Complete baselines before those that a limit ended, before other trials; what was refused was not measured."""
-
-    def record(state, baseline, latency):
-        return {"state": state, "baseline": baseline, "metrics": {} if latency is None else {"latency": latency}}
-
-    refused, late = record("refused", "all local", None), record("infeasible", "paper pattern", 9.0)
-    base, other, pruned = record("complete", "b", 5.0), record("complete", None, 4.0), record("pruned", None, 6.0)
-    objectives = ("accuracy", "latency")
-    assert of_axes([refused, late, base, other], objectives) == [base]
-    assert of_axes([refused, late, other], objectives) == [late]
-    assert of_axes([refused, other, pruned], objectives) == [other]
-    assert of_axes([refused, pruned], objectives) == [pruned]
-    assert of_axes([refused], objectives) == []
 
 
 def test_limits_are_in_their_own_units():

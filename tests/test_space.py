@@ -7,7 +7,8 @@ import pytest
 
 from uniformer_bench.cost import cost
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.space import Choice, Range, load_space, parse_space, random_pick, space_files, with_overrides
+from uniformer_bench.space import Choice, Range, random_pick
+from uniformer_bench.space_file import load_space, parse_space, space_files, with_overrides
 from uniformer_bench.variants import variant
 
 SMALL = """

@@ -6,7 +6,7 @@ import zipfile
 from pathlib import Path
 
 import uniformer_bench
-from uniformer_bench.space import CHECKOUT
+from uniformer_bench.space_file import CHECKOUT
 
 ROOT = Path(__file__).parent.parent
 

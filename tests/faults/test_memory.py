@@ -9,7 +9,8 @@ from uniformer_bench.data.digits import CLASSES
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.search.evaluate import Task, evaluate
 from uniformer_bench.search.executors import LocalExecutor
-from uniformer_bench.space import parse_space, random_pick
+from uniformer_bench.space import random_pick
+from uniformer_bench.space_file import parse_space
 
 EARLY, LATE = 5, 20
 MOST_GROWTH = 16 << 20  # bytes: what an allocator keeps for itself; a model and its clips are more, fifteen times over

@@ -18,7 +18,7 @@ from uniformer_bench.search import storage as module
 from uniformer_bench.search.mending import mend, set_aside
 from uniformer_bench.search.storage import has_password, open_storage, place_of
 from uniformer_bench.search.study import Study, optuna_pick
-from uniformer_bench.space import parse_space
+from uniformer_bench.space_file import parse_space
 
 SPACE_READ = parse_space(SPACE, "here")
 

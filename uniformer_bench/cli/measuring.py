@@ -129,7 +129,7 @@ def variants(as_json: bool, debug: bool, seed: int) -> None:
 @common
 def spaces(as_json: bool, debug: bool, seed: int) -> None:
     """The search spaces that come with the package."""
-    from uniformer_bench.space import load_space, space_files
+    from uniformer_bench.space_file import load_space, space_files
 
     found = [load_space(name) for name in space_files()]
     rows = [{"space": s.name, "title": s.title, "size": s.size(), "objectives": list(s.objectives)} for s in found]

@@ -119,7 +119,7 @@ def search(as_json: bool, debug: bool, **options: Any) -> None:
 
 
 def _space(options: dict[str, Any]) -> "Space":
-    from uniformer_bench.space import load_space, with_overrides
+    from uniformer_bench.space_file import load_space, with_overrides
 
     name = options["space_name"]
     if name is None:

@@ -6,77 +6,36 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from pathlib import Path
 from types import FrameType
 from typing import Any, NamedTuple
 
 import optuna
 
-from uniformer_bench.data.clips import Clips
 from uniformer_bench.errors import SpecError
 from uniformer_bench.measure.profile import thread_count
-from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.metrics import broken_limit
 from uniformer_bench.search.asking import Asker, known_of
-from uniformer_bench.search.donating import Donation, donated, facts_of
-from uniformer_bench.search.donors import Start, start_from
-from uniformer_bench.search.evaluate import LATENCY_BUDGET_S, Result, Task, evaluate, trained_spec, without_numbers
+from uniformer_bench.search.axes import described, fixed_axes
+from uniformer_bench.search.donating import donated, facts_of
+from uniformer_bench.search.donors import start_from
+from uniformer_bench.search.evaluate import Result, evaluate, without_numbers
 from uniformer_bench.search.executors import POLL_S, Executor, LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
-from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
-from uniformer_bench.search.pareto import Scale
+from uniformer_bench.search.finalists import Clock, Terms, ended, reserve_s
+from uniformer_bench.search.flights import Flight, checkpoint_of, donation_of, task_of
 from uniformer_bench.search.proposals.proposer import Known
+from uniformer_bench.search.question import Before, Means, Question
 from uniformer_bench.search.records import Record, joined, record_of
 from uniformer_bench.search.retraining import places_of
-from uniformer_bench.search.run_files import history, hypervolume_of, of_axes, scales_of
 from uniformer_bench.search.rungs import Climber, losses_at, next_up
 from uniformer_bench.search.study import COUNTED, MOST_ORPHANED, Study, optuna_pick
-from uniformer_bench.search.turns import device_turns
-from uniformer_bench.space import Candidate, Space
+from uniformer_bench.space import Candidate
 
-BASELINE_S = 1.5  # for a baseline's latency: it fixes the hypervolume's axes, at a time when workers still start
 MAX_SKIPPED = 1000  # refused or repeated in a row: the space is as good as exhausted
-DONOR_SHARE = 0.2  # of a budget, at most, goes to the donor
 SEARCHING, FINALISTS = "searching", "measuring and training the finalists again"
 DONATING = "training the donor, of which every trial inherits"
 STOPPING = "stopping, the report is written; once more ends it at once"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Question(NamedTuple):
-    """What a search asks: everything that its trials depend on."""
-
-    space: Space
-    clips: Clips
-    data: dict[str, Any]  # arguments of load_clips, for the workers
-    protocol: Protocol
-    seed: int
-    sampler: str
-    start: Start | None = None  # the weights that every short run inherits from
-
-
-class Means(NamedTuple):
-    """What a search may use; changing it changes no number."""
-
-    devices: tuple[str, ...]  # one entry a worker
-    training_threads: int
-    turns: Path
-    checkpoints: Path  # of paused trials
-    trials: int
-    deadline_s: float | None
-    timeout_s: float | None
-    finalist_seeds: int = 2  # more trainings of each finalist
-    warm: tuple[Known, ...] = ()  # another study's trials, for the sampler to begin with
-    donor: Path | None = None  # where the weights of the space's donor lie, once it is trained
-
-
-class Before(NamedTuple):
-    """What earlier starts of a study left in its files: seconds searched, the hypervolume's axes, the finalists."""
-
-    elapsed_s: float
-    scales: dict[str, Scale]
-    finalists: Finalists
 
 
 class Progress(NamedTuple):
@@ -89,15 +48,6 @@ class Progress(NamedTuple):
     elapsed_s: float
     left_s: float | None
     phase: str = SEARCHING
-
-
-class Flight(NamedTuple):
-    """A trial that has begun: where it runs or ran, and its record up to its last pause."""
-
-    trial: optuna.Trial
-    candidate: Candidate
-    device: str
-    record: Record | None = None
 
 
 class Stopped(NamedTuple):
@@ -155,6 +105,10 @@ class Search:
             self.records, len(self._in_flight), len(self._paused), self.means.trials, self.elapsed_s, left, self.phase
         )
 
+    def hypervolume(self) -> dict[str, Any]:
+        """The hypervolume with its axes and its course, for run.json; null until the axes are fixed."""
+        return described(self.records, self.question.space.objectives, self.scales)
+
     def run(self, on_change: Callable[["Search"], None]) -> Stopped:
         """Runs until done; `on_change` is called after every trial and at least every half second."""
         self._sweep()
@@ -177,29 +131,10 @@ class Search:
         if self.means.donor is None:
             return
         self.phase = DONATING
-        if donated(self._donation(self.means.donor), self._polling(on_change)):
+        if donated(donation_of(self.means.donor, self.question, self.means), self._polling(on_change)):
             self.question = self.question._replace(start=start_from(self.means.donor))
             self.donor = facts_of(self.means.donor)
         self.phase = SEARCHING if self._signal is None else STOPPING
-
-    def _donation(self, file: Path) -> Donation:
-        question, device = self.question, self.means.devices[0]
-        recipe, donor, limit_s = question.space.recipe, question.space.donor, self.means.deadline_s
-        assert donor is not None, "a donor's file was named for a space without one"
-        return Donation(
-            spec=trained_spec(question.space.donor_spec(), recipe),
-            recipe=replace(recipe, epochs=donor.times * recipe.epochs),
-            data=question.data,
-            at=question.space.data,
-            precision=question.protocol.precision,
-            implementation=question.protocol.implementation,
-            seed=question.seed,
-            device=device,
-            threads=question.protocol.threads,
-            turns=device_turns(self.means.turns, device),
-            file=file,
-            most_s=None if limit_s is None else DONOR_SHARE * limit_s,
-        )
 
     def _polling(self, on_change: Callable[["Search"], None]) -> Callable[[], bool]:
         def poll() -> bool:
@@ -302,7 +237,7 @@ class Search:
     def _launch(self, flight: Flight, executor: Executor) -> None:
         flight = flight._replace(device=self._free_device())
         self._in_flight[flight.trial.number] = flight
-        executor.submit(flight.trial.number, self._task(flight))
+        executor.submit(flight.trial.number, task_of(flight, self.question, self.means))
 
     def _next_up(self) -> int | None:
         halving = self.question.space.halving
@@ -319,17 +254,17 @@ class Search:
         """All that reached this rung; one that has ended there takes a place and goes nowhere."""
         begun = [flight.record for flight in (*self._in_flight.values(), *self._paused.values()) if flight.record]
         reached = [record for record in (*self.records, *begun) if len(record["rungs"]) > rung]
-        waiting = {number for number, flight in self._paused.items() if len(_rungs_of(flight)) == rung + 1}
+        waiting = {number for number, flight in self._paused.items() if len(flight.rungs) == rung + 1}
         keys = self.question.space.objectives
         return [Climber(row["number"], losses_at(row, rung, keys), row["number"] not in waiting) for row in reached]
 
     def _prune_paused(self) -> None:
         """Ends what is still paused when nothing goes on any more."""
         for number, flight in sorted(self._paused.items()):
-            share = _rungs_of(flight)[-1]["share"]
+            share = flight.rungs[-1]["share"]
             reason = f"stopped at {share:.0%} of the short run: of those that cost as little, others had learnt more"
             self._close(flight.trial, {**(flight.record or {}), "state": "pruned", "reason": reason})
-            self._checkpoint(number).unlink(missing_ok=True)
+            checkpoint_of(number, self.means).unlink(missing_ok=True)
         self._paused.clear()
 
     def _start_trial(self, trial: optuna.Trial, executor: Executor) -> bool:
@@ -362,39 +297,6 @@ class Search:
         places = Counter(self.means.devices).items()
         return next((d for d, count in places if taken[d] < count), self.means.devices[0])  # a cluster has more
 
-    def _task(self, flight: Flight) -> Task:
-        question, number = self.question, flight.trial.number
-        frames, size = question.space.clip_of(flight.candidate)
-        return Task(
-            spec=flight.candidate.spec,
-            trained=trained_spec(flight.candidate.trained, question.space.recipe),
-            num_classes=len(question.clips.classes),
-            protocol=replace(question.protocol, device=flight.device, frames=frames, size=size),
-            measure=question.space.measure,
-            constraints=dict(question.space.constraints),
-            recipe=question.space.recipe,
-            data=question.data,
-            seed=question.seed,
-            turns=device_turns(self.means.turns, flight.device),
-            training_threads=self.means.training_threads,
-            rungs=question.space.halving.rungs,
-            until=self._until(flight),
-            paused=self._checkpoint(number),
-            resumed=flight.record is not None,
-            latency_budget_s=BASELINE_S if flight.trial.user_attrs.get("baseline") else LATENCY_BUDGET_S,
-            start=question.start,
-            clip=flight.candidate.clip,
-        )
-
-    def _until(self, flight: Flight) -> float:
-        """The share of the short run at which it pauses next: a baseline and what is not ranked by it never."""
-        if flight.trial.user_attrs.get("baseline") or "accuracy" not in self.question.space.objectives:
-            return 1.0
-        return next(iter(self.question.space.halving.rungs[len(_rungs_of(flight)) :]), 1.0)
-
-    def _checkpoint(self, number: int) -> Path:
-        return self.means.checkpoints / f"{number}.pt"
-
     def _tell(self, number: int, result: Result) -> None:
         flight = self._in_flight.pop(number)
         record = joined(flight.record, self._record(flight.trial, flight.candidate, result))
@@ -402,7 +304,7 @@ class Search:
             self.study.pause(flight.trial, record)
             self._paused[number] = flight._replace(record=record)
             return
-        self._checkpoint(number).unlink(missing_ok=True)
+        checkpoint_of(number, self.means).unlink(missing_ok=True)
         self._close(flight.trial, record)
 
     def _repeat(self, trial: optuna.Trial, candidate: Candidate) -> None:
@@ -419,7 +321,8 @@ class Search:
         self.records.append(record)
         if record["spec_id"] is not None and record["state"] in (*COUNTED, "refused"):
             self._known[record["spec_id"]] = record
-        self._fix_scales()
+        if not self.scales:
+            self.scales = fixed_axes(self.records, self.question.space, len(self.question.clips.classes))
 
     def _record(self, trial: optuna.Trial, candidate: Candidate | None, result: Result) -> Record:
         closed = self._closed_form(candidate) if candidate else {}
@@ -440,33 +343,9 @@ class Search:
     def _sweep(self) -> None:
         """Removes what an earlier start left and nobody goes on from: checkpoints of workers that ended before they had
         told, or while they wrote. Not at an end: a pause that the storage did not take has its checkpoint still."""
-        kept = {self._checkpoint(number) for number in self._paused}
+        kept = {checkpoint_of(number, self.means) for number in self._paused}
         for path in set(self.means.checkpoints.glob("*.pt*")) - kept:
             path.unlink()
-
-    def _fix_scales(self) -> None:
-        """Fixes the hypervolume's axes once every baseline has ended, or the first ten trials have."""
-        if self.scales:
-            return
-        space = self.question.space
-        waited_for = {name for name, _ in space.baseline_picks()}
-        ended = {r["baseline"] for r in self.records if r["state"] != "interrupted"}
-        if not waited_for <= ended and self.counted < 10:
-            return
-        rows = of_axes(self.records, space.objectives)
-        if rows and (self.counted >= 10 or all(r["baseline"] or r["state"] == "complete" for r in rows)):
-            self.scales = scales_of(rows, space.objectives, len(self.question.clips.classes))
-
-    def hypervolume(self) -> dict[str, Any]:
-        """The hypervolume with its axes and its course, for run.json; null until the axes are fixed."""
-        objectives = self.question.space.objectives
-        if not self.scales:
-            return {"value": None, "scales": {}, "history": [], "reason": "no baseline has ended yet"}
-        return {
-            "value": hypervolume_of(self.records, objectives, self.scales),
-            "scales": {key: scale._asdict() for key, scale in self.scales.items()},
-            "history": history(self.records, objectives, self.scales),
-        }
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
@@ -483,7 +362,3 @@ class Search:
         finally:
             for number, handler in old.items():
                 signal.signal(number, handler)
-
-
-def _rungs_of(flight: Flight) -> list[dict[str, float]]:
-    return flight.record["rungs"] if flight.record else []

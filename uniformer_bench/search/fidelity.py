@@ -33,7 +33,8 @@ from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, p
 from uniformer_bench.search.run_files import as_searched
 from uniformer_bench.search.session import only_driver
 from uniformer_bench.search.turns import turns_folder
-from uniformer_bench.space import Candidate, Space, parse_space, stored_pick
+from uniformer_bench.space import Candidate, Space, stored_pick
+from uniformer_bench.space_file import parse_space
 from uniformer_bench.train import input_of
 
 SCHEMA_VERSION = 1

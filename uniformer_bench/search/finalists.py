@@ -236,9 +236,12 @@ def _mean(by_seed: Mapping[str, float], clips: int, noise: SeedNoise, chosen_by:
 
 
 def _add_chances(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms) -> None:
-    points = [_point(record, terms.space.objectives) for record in remeasured(chosen, rows)]
-    for row, chance in zip(rows, chances_on_front(points, terms.seed), strict=True):
-        row["on_front"] = chance
+    found = remeasured(chosen, rows, terms.space.constraints)
+    within = [i for i, record in enumerate(found) if record["state"] == "complete"]
+    points = [_point(found[i], terms.space.objectives) for i in within]
+    chances = dict(zip(within, chances_on_front(points, terms.seed), strict=True))
+    for i, row in enumerate(rows):
+        row["on_front"] = chances.get(i, 0.0)  # none for what breaks a limit
 
 
 def _point(record: Record, objectives: Sequence[str]) -> list[Estimate]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import to_json, write_whole
-from uniformer_bench.metrics import METRICS
+from uniformer_bench.metrics import METRICS, broken_limit
 from uniformer_bench.runs import write_csv
-from uniformer_bench.search.pareto import Scale, front_of, hypervolume, to_losses
+from uniformer_bench.search.pareto import front_of, to_losses
 
 MOST = 20  # finalists of a front: a longer one is thinned, its ends kept
 
@@ -51,56 +51,6 @@ def _losses(record: Mapping[str, Any], objectives: Sequence[str]) -> tuple[float
     return to_losses(objectives, [record["metrics"][key] for key in objectives])
 
 
-def scales_of(baselines: Sequence[Mapping[str, Any]], objectives: Sequence[str], classes: int) -> dict[str, Scale]:
-    """The hypervolume's axes, to be fixed when a study starts.
-
-    Accuracy runs from chance to 1. A cost runs, on a logarithm, from a hundredth of its worst value to
-    that value: twice the dearest baseline's. Throughput is the mirror image of a cost.
-    """
-    scales = {}
-    for key in objectives:
-        if key == "accuracy":
-            scales[key] = Scale(worst=1 / classes, best=1.0, log=False)
-            continue
-        values = [row["metrics"][key] for row in baselines]
-        more = METRICS[key].direction == "maximize"
-        worst = min(values) / 2 if more else 2 * max(values)
-        scales[key] = Scale(worst=worst, best=worst * 100 if more else worst / 100, log=True)
-    return scales
-
-
-def of_axes(records: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[Mapping[str, Any]]:
-    """The records whose costs are to fix the axes: complete baselines, else those that a limit ended once they were
-    measured, else complete trials, else measured ones. Without axes no model suggests: a limit that all baselines break
-    must not keep a search waiting for them."""
-    costs = [key for key in objectives if key != "accuracy"]
-    measured = [r for r in records if all(r["metrics"].get(key) is not None for key in costs)]
-    ended = [r for r in measured if r["state"] == "complete"]
-    choices = ([r for r in ended if r["baseline"]], [r for r in measured if r["baseline"]], ended, measured)
-    return next((rows for rows in choices if rows), [])
-
-
-def hypervolume_of(
-    records: Sequence[Mapping[str, Any]], objectives: Sequence[str], scales: Mapping[str, Scale]
-) -> float:
-    """The share of the scaled box that the complete trials dominate."""
-    rows = complete(records, objectives)
-    return hypervolume([tuple(scales[key].loss(row["metrics"][key]) for key in objectives) for row in rows])
-
-
-def history(
-    records: Sequence[Mapping[str, Any]], objectives: Sequence[str], scales: Mapping[str, Scale]
-) -> list[list[float]]:
-    """[finished_s, trial, hypervolume] after each complete trial, in the order they ended."""
-    ordered = sorted(complete(records, objectives), key=lambda row: row["finished_s"])
-    members: list[Mapping[str, Any]] = []
-    rows = []
-    for record in ordered:
-        members = front([*members, record], objectives)
-        rows.append([record["finished_s"], record["number"], hypervolume_of(members, objectives, scales)])
-    return rows
-
-
 def finalists_of(records: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[Mapping[str, Any]]:
     """The front, thinned evenly where it is long, and the baselines that are not on it."""
     kept = _thinned(front(records, objectives))
@@ -114,7 +64,8 @@ def challengers_of(
     """Those that are no finalists and are dominated by none, now that these have their later numbers: they stood behind
     one that was lucky. Thinned as the front is; what the thinning of the front left out is not asked again."""
     others = {row["trial"] for row in finalists} | {row["number"] for row in front(records, objectives)}
-    return _thinned([row for row in front(remeasured(records, finalists), objectives) if row["number"] not in others])
+    found = front(remeasured(records, finalists, {}), objectives)
+    return _thinned([row for row in found if row["number"] not in others])
 
 
 def _thinned(members: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -123,11 +74,20 @@ def _thinned(members: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     return [members[round(i * step)] for i in range(min(len(members), MOST))]
 
 
-def remeasured(records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+def remeasured(
+    records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]], constraints: Mapping[str, float]
+) -> list[Mapping[str, Any]]:
     """The records with the accuracy, latency and throughput of those that were finalists: a short look beside other
-    work may be far off, and one training lucky. What the search saw stays in the finalists' rows."""
-    found = {row["trial"]: row for row in finalists}
-    return [_with_finals(row, found[row["number"]]) if row["number"] in found else row for row in records]
+    work may be far off, and one training lucky. Which of them then breaks a limit is infeasible, as any trial would
+    be. What the search saw stays in the finalists' rows."""
+    rows = {row["trial"]: row for row in finalists}
+    found = [_with_finals(row, rows[row["number"]]) if row["number"] in rows else row for row in records]
+    return [_held_to(record, constraints) if record["number"] in rows else record for record in found]
+
+
+def _held_to(record: Mapping[str, Any], constraints: Mapping[str, float]) -> Mapping[str, Any]:
+    reason = broken_limit(record["metrics"], constraints)
+    return {**record, "state": "infeasible", "reason": f"{reason}, measured again"} if reason else record
 
 
 def _with_finals(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
@@ -143,7 +103,10 @@ def _with_finals(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str,
 
 
 def decided(
-    records: Sequence[Mapping[str, Any]], finalists: Sequence[Mapping[str, Any]], objectives: Sequence[str]
+    records: Sequence[Mapping[str, Any]],
+    finalists: Sequence[Mapping[str, Any]],
+    objectives: Sequence[str],
+    constraints: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """The records as the files have them: by the finalists' numbers, and marked `finalist` and `front`.
 
@@ -152,7 +115,7 @@ def decided(
     """
     chosen, final = finalists_of(records, objectives), {row["trial"] for row in finalists}
     final = final if {row["number"] for row in chosen} <= final else set()
-    found = remeasured(records, finalists)
+    found = remeasured(records, finalists, constraints)
     members = {r["number"] for r in front([r for r in found if not final or r["number"] in final], objectives)}
     return [dict(r, front=r["number"] in members, finalist=r["number"] in final) for r in found]
 
@@ -171,7 +134,7 @@ def _without_finals(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[s
         metrics |= {"latency": median, "throughput": metrics["throughput"] * metrics["latency"] / median}
     if row.get("accuracy") and row.get("accuracy_in_search") is not None:
         metrics["accuracy"] = row["accuracy_in_search"]
-    return {**record, "metrics": metrics}
+    return {**record, "metrics": metrics, "state": "complete", "reason": None}  # or it had been no finalist
 
 
 def front_rows(marked: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[dict[str, Any]]:
@@ -186,7 +149,7 @@ def front_rows(marked: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -
 
 def write_run(run: Path, info: Mapping[str, Any], records: Sequence[Mapping[str, Any]]) -> None:
     """Replaces the run's files by what the study holds now, decided by the finalists where there are any."""
-    marked = decided(records, info.get("finalists", []), info["objectives"])
+    marked = decided(records, info.get("finalists", []), info["objectives"], info["constraints"])
     write_whole(run / "trials.json", to_json(marked))
     write_whole(run / "trials.csv", write_csv(marked))
     write_whole(run / "front.json", to_json(front_rows(marked, info["objectives"])))

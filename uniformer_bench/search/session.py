@@ -24,13 +24,14 @@ from uniformer_bench.measure.environment import environment
 from uniformer_bench.measure.protocol import Protocol, check_precision, default_threads, resolve_device, worker_devices
 from uniformer_bench.report import write_report
 from uniformer_bench.search.donors import Start, check_heir, start_from
-from uniformer_bench.search.driver import Before, Means, Progress, Question, Search, Stopped
+from uniformer_bench.search.driver import Progress, Search, Stopped
 from uniformer_bench.search.evaluate import check_measurable
 from uniformer_bench.search.executors import Executor, LocalExecutor
 from uniformer_bench.search.feasible import check_feasible, sample_candidates
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.mending import mend, set_aside
 from uniformer_bench.search.pareto import Scale
+from uniformer_bench.search.question import Before, Means, Question
 from uniformer_bench.search.run_files import check_identity, decided, front_rows, identity_hash, write_run
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, Study, sqlite_url
 from uniformer_bench.search.turns import turns_folder
@@ -361,8 +362,9 @@ def _room_said(folder: Path) -> Iterator[None]:
 
 
 def _summary(run: Path, page: Path, search: Search) -> dict[str, Any]:
-    states = Counter(record["state"] for record in search.records)
-    objectives = search.question.space.objectives
+    objectives, limits = search.question.space.objectives, search.question.space.constraints
+    records = decided(search.records, search.finalists.rows, objectives, limits)
+    states = Counter(record["state"] for record in records)
     return {
         "schema_version": SCHEMA_VERSION,
         "run": str(run),
@@ -371,5 +373,5 @@ def _summary(run: Path, page: Path, search: Search) -> dict[str, Any]:
         "trials": {"total": search.counted} | {state: states[state] for state in (*COUNTED, *UNCOUNTED)},
         "objectives": list(objectives),
         "hypervolume": search.hypervolume()["value"],
-        "front": front_rows(decided(search.records, search.finalists.rows, objectives), objectives),
+        "front": front_rows(records, objectives),
     }
