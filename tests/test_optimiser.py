@@ -7,10 +7,19 @@ import torch
 from torch import nn
 
 from tests.kernels import MACHINES, compiled_for
-from uniformer_bench import orthogonal_cpu
+from uniformer_bench import norm_cpu, orthogonal_cpu
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.model import build, llvm
-from uniformer_bench.optimiser import ADAM_SIZE, ITERATIONS, MOMENTUM, QUINTIC, Muon, optimisers_of, orthogonal
+from uniformer_bench.optimiser import (
+    ADAM_SIZE,
+    ITERATIONS,
+    MOMENTUM,
+    QUINTIC,
+    Muon,
+    clip_gradients,
+    optimisers_of,
+    orthogonal,
+)
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.variants import variant
 
@@ -34,7 +43,7 @@ OWN = [(2, 16, 16), (3, 48, 16), (1, 32, 144), (2, 80, 96)]  # shapes that our C
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 40), (2, 40, 5), (1, 1, 7), *OWN])
 def test_orthogonal_moves_singular_values_alone(shape):
-    found = orthogonal(matrices(*shape))
+    found = orthogonal(list(matrices(*shape)))
     for own, matrix in zip(found, matrices(*shape), strict=True):
         assert (own - by_singular_values(matrix)).abs().max() < 1e-3
         assert torch.linalg.svdvals(own).max() < 1.3
@@ -44,35 +53,43 @@ def test_orthogonal_moves_singular_values_alone(shape):
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
 @pytest.mark.parametrize("shape", OWN)
 def test_our_kernel_iterates_as_pytorch(shape, machine):
-    x = matrices(*shape)
-    x = (x.mT if shape[1] > shape[2] else x) / x.norm()
-    assert orthogonal_cpu.serves(x)
+    given = list(matrices(*shape))
+    assert all(map(orthogonal_cpu.serves, given))
     with compiled_for(machine, orthogonal_cpu):
-        found = orthogonal_cpu.iterated(x, QUINTIC, 3)
+        found = orthogonal_cpu.orthogonal(given, QUINTIC, 3)
     a, b, c = QUINTIC
-    expected = x.double()
-    for _ in range(3):
-        gram = expected @ expected.mT
-        expected = a * expected + (b * gram + c * gram @ gram) @ expected
-    assert ((found - expected).abs().max() / expected.abs().max()) < 1e-5
+    for own, matrix in zip(found, given, strict=True):
+        expected = (matrix / matrix.norm()).double()
+        for _ in range(3):
+            gram = expected @ expected.mT
+            expected = a * expected + (b * gram + c * gram @ gram) @ expected
+        assert ((own - expected).abs().max() / expected.abs().max()) < 1e-5
 
 
 def test_whom_our_kernel_does_not_serve():
-    refused = [(2, 16, 24), (2, 8, 16), (2, 32, 16), (1, 144, 144)]
+    refused = [(16, 24), (8, 16), (144, 144), (0, 16)]
     assert [orthogonal_cpu.serves(matrices(*shape)) for shape in refused] == [False] * 4
-    assert not orthogonal_cpu.serves(matrices(2, 16, 16).double())
+    assert orthogonal_cpu.serves(matrices(32, 16))
+    assert not orthogonal_cpu.serves(matrices(32, 16).t())
+    assert not orthogonal_cpu.serves(matrices(16, 16).double())
 
 
-def test_threads_share_our_kernels_work(monkeypatch):
-    alone = orthogonal(matrices(5, 16, 32))
-    monkeypatch.setattr(orthogonal_cpu, "MACS_PER_THREAD", 1)
-    monkeypatch.setattr(torch, "get_num_threads", lambda: 2)
-    assert torch.equal(orthogonal(matrices(5, 16, 32)), alone)
+@pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
+def test_matrices_of_all_shapes_go_through_at_once(monkeypatch):
+    """Those that our kernel takes, in one call, and the others, each as it is alone and in its place."""
+    given = [matrices(*shape) for shape in ((16, 32), (5, 7), (48, 16), (5, 7), (16, 16), (144, 160))]
+    alone = [orthogonal([matrix])[0] for matrix in given]
+    for threads in (1, 2):
+        monkeypatch.setattr(orthogonal_cpu, "MACS_PER_THREAD", 1)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        for together, one in zip(orthogonal(given), alone, strict=True):
+            assert (together - one).abs().max() < 1e-6
 
 
 def test_nothing_becomes_of_no_gradient():
-    assert torch.equal(orthogonal(torch.zeros(2, 16, 16)), torch.zeros(2, 16, 16))
-    assert torch.equal(orthogonal(torch.zeros(2, 4, 3)), torch.zeros(2, 4, 3))
+    for shape in ((16, 16), (4, 3)):
+        assert torch.equal(orthogonal([torch.zeros(shape)])[0], torch.zeros(shape))
+    assert orthogonal([]) == []
 
 
 def test_the_first_two_steps_are_as_defined():
@@ -150,6 +167,50 @@ def test_going_on_from_a_state_is_going_on():
 
     whole, stopped = two_steps(False), two_steps(True)
     assert all(torch.equal(whole[name], stopped[name]) for name in whole)
+
+
+def weights_with_gradients():
+    shapes = [(3, 70), (1,), (16, 16), (5,), (33,)]
+    weights = [nn.Parameter(torch.zeros(shape)) for shape in shapes]
+    for weight in weights:
+        weight.grad = 3 * matrices(*weight.shape)
+    return [*weights, nn.Parameter(torch.zeros(2))]  # of which the last has none
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("most", [0.5, 1e6])
+def test_gradients_are_clipped_to_their_norm(most, dtype):
+    weights = [nn.Parameter(weight.detach().to(dtype)) for weight in weights_with_gradients()]
+    for weight, like in zip(weights, weights_with_gradients(), strict=True):
+        weight.grad = None if like.grad is None else like.grad.to(dtype)
+    numbers = torch.cat([weight.grad.double().flatten() for weight in weights[:-1]])
+    clip_gradients((weight for weight in weights), most)
+    expected = numbers * min(1.0, most / (numbers.square().sum().sqrt() + 1e-6))
+    found = torch.cat([weight.grad.double().flatten() for weight in weights[:-1]])
+    assert (found - expected).abs().max() < 1e-6
+    assert weights[-1].grad is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_no_number_is_as_pytorch_clips_it(value):
+    ours, theirs = weights_with_gradients(), weights_with_gradients()
+    for weights in (ours, theirs):
+        weights[2].grad[3, 3] = value
+    clip_gradients(ours, 1.0)
+    nn.utils.clip_grad_norm_(theirs, 1.0)
+    for own, other in zip(ours[:-1], theirs, strict=False):
+        assert torch.equal(own.grad.nan_to_num(9.0), other.grad.nan_to_num(9.0))
+
+
+@pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
+def test_the_norm_is_that_of_all_numbers(machine):
+    tensors = [matrices(*shape) for shape in ((0,), (1,), (31,), (32,), (129, 7), (64, 64))]
+    assert norm_cpu.serves(tensors)
+    assert not norm_cpu.serves([*tensors, matrices(4, 6).t()])
+    with compiled_for(machine, norm_cpu):
+        found = norm_cpu.norm(tensors)
+    assert found == pytest.approx(torch.cat([t.double().flatten() for t in tensors]).norm().item(), rel=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0, -1, "fast", float("nan")])

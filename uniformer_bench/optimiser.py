@@ -5,13 +5,13 @@ all directions of a layer learn alike. The step is scaled as in arXiv 2502.16982
 PyTorch's own takes matrices one at a time, in bfloat16, and no kernels of convolutions.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from uniformer_bench import orthogonal_cpu
+from uniformer_bench import norm_cpu, orthogonal_cpu
 from uniformer_bench.recipe import Recipe
 
 MOMENTUM = 0.95
@@ -50,30 +50,36 @@ class Muon(torch.optim.Optimizer):
 
 
 def _steps(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each made orthogonal as a matrix of its first axis by the others, times the root of its longer side, those of
-    one shape together."""
+    """Each made orthogonal as a matrix of its first axis by the others, times the root of its longer side."""
     matrices = [tensor.flatten(1) for tensor in tensors]
+    found = orthogonal(matrices)
+    torch._foreach_mul_(found, [max(matrix.shape) ** 0.5 for matrix in matrices])
+    return [step.view_as(tensor) for step, tensor in zip(found, tensors, strict=True)]
+
+
+def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+    """Matrices (M, N) of the same singular vectors, whose singular values are all about 1 (Newton-Schulz)."""
+    ours = [i for i, matrix in enumerate(matrices) if orthogonal_cpu.serves(matrix)]
     alike: dict[torch.Size, list[int]] = {}
-    for i, matrix in enumerate(matrices):
-        alike.setdefault(matrix.shape, []).append(i)
+    for i in sorted({*range(len(matrices))} - {*ours}):
+        alike.setdefault(matrices[i].shape, []).append(i)
     found = dict[int, Tensor]()
-    for shape, places in alike.items():
-        steps = orthogonal(torch.stack([matrices[i] for i in places])).mul_(max(shape) ** 0.5)
-        found.update(zip(places, steps, strict=True))
-    return [found[i].view_as(tensor) for i, tensor in enumerate(tensors)]
+    if ours:
+        steps = orthogonal_cpu.orthogonal([matrices[i] for i in ours], QUINTIC, ITERATIONS)
+        found.update(zip(ours, steps, strict=True))
+    for places in alike.values():
+        found.update(zip(places, _iterated(torch.stack([matrices[i] for i in places])), strict=True))
+    return [found[i] for i in range(len(matrices))]
 
 
-def orthogonal(matrices: Tensor) -> Tensor:
-    """(K, M, N) -> matrices of the same singular vectors, whose singular values are all about 1 (Newton-Schulz)."""
+def _iterated(matrices: Tensor) -> Tensor:
+    """The same of (K, M, N), by PyTorch's products."""
     a, b, c = QUINTIC
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
-    if orthogonal_cpu.serves(x):
-        x = orthogonal_cpu.iterated(x, QUINTIC, ITERATIONS)
-    else:
-        for _ in range(ITERATIONS):
-            square = x @ x.mT
-            x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    for _ in range(ITERATIONS):
+        square = x @ x.mT
+        x = torch.baddbmm(x, torch.baddbmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
@@ -118,6 +124,18 @@ def optimisers_of(model: nn.Module, recipe: Recipe) -> Optimisers:
     for group in found.groups():
         group["peak"] = group["lr"]
     return found
+
+
+def clip_gradients(weights: Iterable[Tensor], most: float) -> None:
+    """Scales all gradients alike where their norm together is more than `most`, as clip_grad_norm_ does."""
+    weights = list(weights)
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
+    if not norm_cpu.serves(gradients):
+        nn.utils.clip_grad_norm_(weights, most)
+        return
+    total = norm_cpu.norm(gradients)
+    if not total <= most:  # so that what is not a number spreads to all, as there
+        torch._foreach_mul_(gradients, most / (total + 1e-6))
 
 
 def _dense(model: nn.Module) -> list[Tensor]:

@@ -1,7 +1,7 @@
 """Newton-Schulz iterations on a CPU, in float32: machine code that keeps a matrix within the cache.
 
-The matrices of a small model are so small that most of PyTorch's time for them goes into calls. Here a matrix goes
-through all its iterations in one: x -> (a 1 + b G + c G^2) x, G = x x^T.
+The matrices of a small model are so small that most of PyTorch's time for them goes into calls. Here all of a model's
+go through all their iterations in one: x -> (a 1 + b G + c G^2) x, G = x x^T, of the shorter side.
 """
 
 import functools
@@ -22,70 +22,113 @@ from uniformer_bench.model.llvm import (
     compile_kernel,
     constant,
     dealt,
+    intrinsic,
     ir,
     load,
     loop,
+    multiply_add,
     on_threads,
+    register,
     splat,
     threads_for,
 )
 from uniformer_bench.model.product_cpu import Matrix, multiply, transpose, write_product
 
-NAME = "iterate"
+NAME = "orthogonal"
 MACS_PER_THREAD = 50_000_000  # about 1.5 ms of work
 LONGEST = 128  # of the shorter side: beyond, PyTorch's products are faster
+COLUMNS = 4  # of the table of matrices: where one is, where its result goes, rows, columns
 
 
-def serves(x: Tensor) -> bool:
-    """Whether `iterated` can: float32 on the CPU, (K, M, N) of M <= N that fill the widest vectors, M not large."""
-    _, m, n = x.shape
-    return llvm.reads(x) and x.dtype == torch.float32 and m <= n and m <= LONGEST and m % 16 == 0 == n % 16
+def serves(matrix: Tensor) -> bool:
+    """Whether `orthogonal` can: (M, N) in float32 on the CPU, dense, of sides that fill vectors, one of them short."""
+    m, n = matrix.shape
+    fits = min(m, n) <= LONGEST and m % 16 == 0 == n % 16 and matrix.numel() > 0
+    return fits and llvm.reads(matrix) and matrix.dtype == torch.float32 and matrix.is_contiguous()
 
 
-def iterated(x: Tensor, coefficients: tuple[float, float, float], iterations: int) -> Tensor:
-    """(K, M, N) after so many iterations of the polynomial with these (a, b, c)."""
-    count, m, n = x.shape
+def orthogonal(matrices: Sequence[Tensor], coefficients: tuple[float, float, float], iterations: int) -> list[Tensor]:
+    """Each (M, N) over its norm, after so many iterations of the polynomial with these (a, b, c)."""
+    found = [torch.empty_like(matrix) for matrix in matrices]
     code = compiled(coefficients)
-    threads = threads_for(iterations * count * m * m * (2 * n + m), count, MACS_PER_THREAD)
-    x, found = x.contiguous(), torch.empty_like(x, memory_format=torch.contiguous_format)
-    scratch = torch.zeros(threads, n + 2 * m * n + 3 * m * m)
-    places = x.data_ptr(), found.data_ptr()
-    parts = [(*places, scratch[i].data_ptr(), *part) for i, part in enumerate(dealt(count, threads))]
-    on_threads(lambda part: code.run[NAME](*part, m, n, iterations), parts)
+    sides = [(min(matrix.shape), max(matrix.shape)) for matrix in matrices]
+    macs = sum(m * m * (2 * n + m) for m, n in sides)
+    threads = threads_for(iterations * macs, len(matrices), MACS_PER_THREAD)
+    longest = max(n for _, n in sides)
+    scratch = torch.zeros(threads, longest + max(3 * m * n + 3 * m * m for m, n in sides))
+    rows = zip(matrices, found, strict=True)
+    table = torch.tensor([[matrix.data_ptr(), to.data_ptr(), *matrix.shape] for matrix, to in rows])
+    parts = [(table.data_ptr(), scratch[i].data_ptr(), *part) for i, part in enumerate(dealt(len(found), threads))]
+    on_threads(lambda part: code.run[NAME](*part, longest, iterations), parts)
     return found
 
 
 @functools.cache
 def compiled(coefficients: tuple[float, float, float]) -> Kernel:
     """The code for all sizes; compiled once a process."""
-    return compile_kernel(lambda machine: _module(machine, coefficients), {NAME: [*[POINTER] * 3, *[INT64] * 5]})
+    return compile_kernel(lambda machine: _module(machine, coefficients), {NAME: [*[POINTER] * 2, *[INT64] * 4]})
 
 
 def _module(machine: Machine, coefficients: Sequence[float]) -> "ir.Module":
-    """Arguments: x and the result (K, M, N), a thread's scratch, all zeros; first and last matrix; M, N, iterations."""
+    """Arguments: the table; a thread's scratch, all zeros; first and last matrix; the longest side; iterations."""
     module, word, pointer = ir.Module(), WORD, ir.PointerType()
     write_product(module, machine)
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 3 + [word] * 5), NAME)
-    x, found, scratch, first, last, m, n, iterations = function.args
-    b, lanes = ir.IRBuilder(function.append_basic_block()), machine.lanes
-    size, square = b.mul(m, n), b.mul(m, m)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 2 + [word] * 4), NAME)
+    table, scratch, first, last, longest, iterations = function.args
+    b = ir.IRBuilder(function.append_basic_block())
+    zeros, scratch = Matrix(scratch, word(0), word(1)), at(b, scratch, longest)
     with loop(b, first, last) as item:
-        own, zeros = at(b, found, b.mul(item, size)), Matrix(scratch, word(0), word(1))
-        place = at(b, scratch, n)
-        turned, place = Matrix(place, m, word(1)), at(b, place, size)
-        new, place = Matrix(place, n, word(1)), at(b, place, size)
-        gram, left, start = (Matrix(at(b, place, b.mul(word(i), square)), m, word(1)) for i in range(3))
-        _copy(b, lanes, at(b, x, b.mul(item, size)), own, size)
+        row = b.gep(table, [b.mul(item, word(COLUMNS))], source_etype=word)
+        x, found, rows, columns = (b.load(b.gep(row, [word(i)], source_etype=word), typ=word) for i in range(COLUMNS))
+        x, found = b.inttoptr(x, pointer), b.inttoptr(found, pointer)
+        wide = b.icmp_signed("<=", rows, columns)
+        m, n = b.select(wide, rows, columns), b.select(wide, columns, rows)
+        own, place = Matrix(scratch, n, word(1)), at(b, scratch, b.mul(m, n))
+        given = Matrix(x, columns, word(1))
+        factor = _over_norm(b, machine.lanes, x, b.mul(m, n))
+        with b.if_else(wide) as (as_it_is, turned):
+            with as_it_is:
+                _copy(b, machine.lanes, x, own.place, b.mul(m, n), factor)
+            with turned:
+                transpose(b, given, own, rows, columns, factor)
         with loop(b, word(0), iterations):
-            matrix = Matrix(own, n, word(1))
-            transpose(b, matrix, turned, m, n, constant(1))
-            multiply(b, lanes, gram, matrix, turned, zeros, m, m, n)
-            _polynomial(b, lanes, gram, left, start, m, coefficients)
-            multiply(b, lanes, start, left, gram, start, m, m, m)
-            multiply(b, lanes, new, start, matrix, zeros, m, n, m)
-            _copy(b, lanes, new.place, own, size)
+            _iterate(b, machine.lanes, own, zeros, place, m, n, coefficients)
+        with b.if_else(wide) as (as_it_is, turned):
+            with as_it_is:
+                _copy(b, machine.lanes, own.place, found, b.mul(m, n), constant(1))
+            with turned:
+                transpose(b, own, Matrix(found, columns, word(1)), m, n, constant(1))
     b.ret_void()
     return module
+
+
+def _over_norm(b: Any, lanes: int, x: Any, count: Any) -> Any:
+    """1 over the root of the sum of the squares of so many numbers."""
+    kind, real = ir.VectorType(ir.FloatType(), lanes), ir.FloatType()
+    total = register(b, kind)
+    with loop(b, WORD(0), b.udiv(count, WORD(lanes))) as i:
+        value = load(b, kind, at(b, x, b.mul(i, WORD(lanes))))
+        b.store(multiply_add(b, kind, value, value, b.load(total, typ=kind)), total)
+    numbers = b.load(total, typ=kind)
+    each = [b.extract_element(numbers, ir.IntType(32)(lane)) for lane in range(lanes)]
+    root = b.call(intrinsic(b, "llvm.sqrt.f32", real, [real]), [functools.reduce(b.fadd, each)])
+    return b.fdiv(constant(1), b.fadd(root, constant(1e-7)))
+
+
+def _iterate(
+    b: Any, lanes: int, own: Matrix, zeros: Matrix, place: Any, m: Any, n: Any, coefficients: Sequence[float]
+) -> None:
+    """own (m, n) -> (a 1 + b G + c G^2) own, with scratch from `place` on."""
+    word, size, square = WORD, b.mul(m, n), b.mul(m, m)
+    turned, place = Matrix(place, m, word(1)), at(b, place, size)
+    new, place = Matrix(place, n, word(1)), at(b, place, size)
+    gram, left, start = (Matrix(at(b, place, b.mul(word(i), square)), m, word(1)) for i in range(3))
+    transpose(b, own, turned, m, n, constant(1))
+    multiply(b, lanes, gram, own, turned, zeros, m, m, n)
+    _polynomial(b, lanes, gram, left, start, m, coefficients)
+    multiply(b, lanes, start, left, gram, start, m, m, m)
+    multiply(b, lanes, new, start, own, zeros, m, n, m)
+    _copy(b, lanes, new.place, own.place, size, constant(1))
 
 
 def _polynomial(b: Any, lanes: int, gram: Matrix, left: Matrix, start: Matrix, m: Any, by: Sequence[float]) -> None:
@@ -101,8 +144,9 @@ def _polynomial(b: Any, lanes: int, gram: Matrix, left: Matrix, start: Matrix, m
         b.store(b.fadd(load(b, real, place), constant(by[0])), place, align=4)
 
 
-def _copy(b: Any, lanes: int, source: Any, to: Any, count: Any) -> None:
+def _copy(b: Any, lanes: int, source: Any, to: Any, count: Any, factor: Any) -> None:
+    """So many numbers, times one."""
     kind = ir.VectorType(ir.FloatType(), lanes)
     with loop(b, WORD(0), b.udiv(count, WORD(lanes))) as i:
         offset = b.mul(i, WORD(lanes))
-        b.store(load(b, kind, at(b, source, offset)), at(b, to, offset), align=4)
+        b.store(b.fmul(load(b, kind, at(b, source, offset)), splat(b, kind, factor)), at(b, to, offset), align=4)

@@ -23,7 +23,7 @@ from uniformer_bench.data.clips import Split
 from uniformer_bench.data.reading import StreamedClips
 from uniformer_bench.data.video import sample_indices
 from uniformer_bench.measure.memory import is_out_of_memory
-from uniformer_bench.optimiser import Optimisers, optimisers_of
+from uniformer_bench.optimiser import Optimisers, clip_gradients, optimisers_of
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.space import Clip
 
@@ -203,7 +203,7 @@ class ShortRun:
     def _batch(self, index: Tensor, flip: Tensor | None) -> tuple[Tensor, Tensor]:
         there = index.to(self.labels.device, non_blocking=True)
         if isinstance(self.clips, Tensor):
-            chosen = self.clips[there]
+            chosen = self.clips.index_select(0, there)  # which copies clips whole, as self.clips[there] does not
         else:
             chosen = torch.from_numpy(self.clips[index.numpy()]).to(self.labels.device)
         return self._to_input(chosen, flip if flip is None else flip.to(self.labels.device)), self.labels[there]
@@ -245,7 +245,7 @@ def _step(
 ) -> Tensor:
     optimisers.zero_grad()
     loss = gradients(model, batch, recipe, precision, micro_batch)
-    nn.utils.clip_grad_norm_(model.parameters(), recipe.clip_norm)
+    clip_gradients(model.parameters(), recipe.clip_norm)
     for optimiser in optimisers:
         optimiser.step()
     return loss

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from uniformer_bench.data.clips import Split
 from uniformer_bench.model.checkpoints import load_checkpoint
 from uniformer_bench.model.uniformer import UniFormer, build
-from uniformer_bench.optimiser import Optimisers, optimisers_of
+from uniformer_bench.optimiser import Optimisers, clip_gradients, optimisers_of
 from uniformer_bench.train import DTYPES, share_of_rate, to_input
 from uniformer_bench.training.augment import augmented
 from uniformer_bench.training.averaging import Weights, average_into, start_average
@@ -89,7 +89,7 @@ def take_step(plan: Plan, learner: Learner, share: Split, at: tuple[int, int], w
     learner.scaler.scale(loss).backward()
     for optimiser in learner.optimisers:
         learner.scaler.unscale_(optimiser)
-    nn.utils.clip_grad_norm_(learner.network.parameters(), plan.recipe.clip_norm)
+    clip_gradients(learner.network.parameters(), plan.recipe.clip_norm)
     for optimiser in learner.optimisers:
         learner.scaler.step(optimiser)
     learner.scaler.update()
