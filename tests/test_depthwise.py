@@ -5,8 +5,13 @@ import torch
 import torch.nn.functional as F
 
 from tests.kernels import MACHINES, compiled_for
-from uniformer_bench.model import depthwise_cpu, llvm
-from uniformer_bench.model.depthwise import depthwise_conv3d, own_kernel_serves, weight_gradient
+from uniformer_bench.model import depthwise_cpu, llvm, tubes_cpu
+from uniformer_bench.model.depthwise import (
+    depthwise_conv3d,
+    own_convolution_serves,
+    own_kernel_serves,
+    weight_gradient,
+)
 
 KERNELS = [(1, 1, 1), (3, 1, 1), (1, 5, 5), (3, 3, 3), (5, 5, 5), (3, 7, 7), (5, 3, 1), (1, 3, 9), (9, 9, 9)]
 SHAPES = [
@@ -177,3 +182,70 @@ def test_fake_tensors_are_pytorchs():
         x, weight = torch.empty(2, 4, 2, 3, 3), torch.empty(4, 1, 3, 3, 3)
         assert not own_kernel_serves(x, x, weight)
         assert weight_gradient(x, x, weight).shape == weight.shape
+
+
+@pytest.mark.parametrize("machine", MACHINES, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS, ids=str)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_our_convolution_is_the_sum_over_shifted_clips(shape, kernel, machine):
+    x, _, weight = tensors(shape, kernel)
+    bias = torch.linspace(-1, 1, shape[1])
+    pads = [p for k in reversed(kernel) for p in (k // 2, k // 2)]
+    windows = F.pad(x.double(), pads)
+    for axis, size in enumerate(kernel):
+        windows = windows.unfold(2 + axis, size, 1)
+    with compiled_for(machine, tubes_cpu):
+        plain = tubes_cpu.convolution(x, weight, bias, False, False)
+        flipped = tubes_cpu.convolution(x, weight, None, True, True)
+    truth = torch.einsum("bcthwijk,cijk->bcthw", windows, weight[:, 0].double())
+    assert relative_error(plain, truth + bias.double()[:, None, None, None]) < 1e-5
+    truth = torch.einsum("bcthwijk,cijk->bcthw", windows, weight[:, 0].double().flip(1, 2, 3))
+    assert relative_error(flipped, truth + x) < 1e-5
+    assert plain.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_threads_share_our_convolution(monkeypatch):
+    x, _, weight = tensors((3, 40, 3, 6, 6), (3, 3, 3))
+    monkeypatch.setattr(tubes_cpu, "MACS_PER_THREAD", 1)
+    found = []
+    for threads in (1, 2, 5):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        found.append(tubes_cpu.convolution(x, weight, None, False, True))
+    assert torch.equal(found[0], found[1])
+    assert torch.equal(found[0], found[2])
+
+
+def test_training_on_a_processor_without_avx512_takes_our_convolution(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    x, grad, weight = tensors((2, 20, 3, 5, 6), (3, 5, 5))
+    calls, own = [], tubes_cpu.convolution
+    monkeypatch.setattr(tubes_cpu, "convolution", lambda *given: calls.append(given[3:]) or own(*given))
+    leaves = [t.clone().requires_grad_() for t in (x, weight, torch.linspace(-1, 1, 20))]
+    out = depthwise_conv3d(*leaves, residual=True)
+    found = torch.autograd.grad(out, leaves, grad)
+    assert calls == [(False, True), (True, True)], "forward, then the gradient to the input"
+    plain = x.double().requires_grad_(), weight.double().requires_grad_(), leaves[2].detach().double().requires_grad_()
+    exact = plain[0] + F.conv3d(*plain, padding=(1, 2, 2), groups=20)
+    assert relative_error(out, exact) < 1e-5
+    for ours, theirs in zip(found, torch.autograd.grad(exact, plain, grad.double()), strict=True):
+        assert relative_error(ours, theirs) < 1e-5
+
+
+def test_what_our_convolution_leaves_to_pytorch(monkeypatch):
+    x, _, weight = tensors((2, 4, 2, 3, 3), (3, 3, 3))
+    bias = torch.zeros(4)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
+    assert not own_convolution_serves(x, weight, bias)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    assert own_convolution_serves(x, weight, bias)
+    assert own_convolution_serves(x, weight, None)
+    assert not own_convolution_serves(x.double(), weight.double(), bias.double())
+    assert not own_convolution_serves(x, weight, bias.double())
+    assert not own_convolution_serves(x.to("meta"), weight.to("meta"), None)
+    assert not own_convolution_serves(x, weight[..., 1:2, 1:2, 1:2], bias)
+    assert not own_convolution_serves(x[:0], weight, bias)
+    assert not own_convolution_serves(x, weight, bias.requires_grad_())  # would be differentiated again
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert not own_convolution_serves(x, weight, None)
+    monkeypatch.setattr(llvm, "binding", None)  # llvmlite is missing
+    assert not own_convolution_serves(x, weight, None)

@@ -86,7 +86,7 @@ def _module(kh: int, kw: int, machine: Machine) -> "ir.Module":
         block, clip = b.udiv(item, batch), b.urem(item, batch)
         channel = b.mul(block, word(lanes))
         start = b.add(product(b, clip, frames, area, channels), channel)
-        copy = functools.partial(_copy_rows, b, width=width, channels=channels, left=b.sub(channels, channel))
+        copy = functools.partial(copy_rows, b, width=width, channels=channels, left=b.sub(channels, channel))
         inside = at(b, rows, word(kw // 2 * lanes))
         copy(inside, at(b, x, start), b.mul(frames, height), b.mul(width_padded, word(lanes)), lanes)
         with loop(b, word(0), frames) as t:
@@ -129,7 +129,7 @@ def _sum_plane(
             b.store(b.fadd(load(b, vector, place), b.load(total, typ=vector)), place, align=4)
 
 
-def _copy_rows(
+def copy_rows(
     b: Any, to: Any, source: Any, rows: Any, to_stride: Any, lanes: int, *, width: Any, channels: Any, left: Any
 ) -> None:
     """Copy rows x width positions of one channel block, of which `left` channels exist."""
