@@ -41,12 +41,16 @@ class Ops(NamedTuple):
 
 def tokens_of(x: Tensor) -> Tensor:
     """(B, C, T, H, W) -> (B, T*H*W, C); a free view where x is channels-last."""
-    return x.flatten(2).transpose(1, 2)
+    return _rows(x).flatten(1, 3)
 
 
 def volume_of(tokens: Tensor, grid: torch.Size) -> Tensor:
-    """(B, T*H*W, C) -> (B, C, T, H, W) over the (T, H, W) of `grid`, channels-last in memory."""
-    return tokens.transpose(1, 2).reshape(tokens.shape[0], tokens.shape[2], *grid)
+    """(B, T*H*W, C) -> (B, C, T, H, W) over the (T, H, W) of `grid`, channels-last in memory.
+
+    Axes are cut before they are turned: the other way round leaves a single clip's axis with a stride by which PyTorch
+    does not know channels-last memory, and convolutions copy it twice.
+    """
+    return _volume(tokens.unflatten(1, grid))
 
 
 def _convolution(x: Tensor, conv: nn.Conv3d) -> Tensor:
