@@ -16,6 +16,7 @@ from uniformer_bench.model.inference import for_inference, inference_form
 from uniformer_bench.model.ops import FAST, REFERENCE
 from uniformer_bench.model.patches import patch_conv3d, patches_serve
 from uniformer_bench.spec import ArchSpec, StageSpec
+from uniformer_bench.variants import find_variant
 
 CLASSES = 5
 MACS = 6_000_000  # of a clip, at most: 100 architectures within seconds
@@ -127,7 +128,7 @@ def test_attention_by_rows_is_softmax_attention(dtype):
     expected = F.scaled_dot_product_attention(q.double(), k.double(), v.double()).transpose(1, 2)
     found = attention.attention(qkv)
     assert (found.double() - expected).abs().max() < (1e-5 if dtype == torch.float32 else 2e-2)
-    if dtype in linear.SERVED:
+    if linear.ahead(dtype):
         assert torch.equal(found, attention.by_rows(q, k, v).transpose(1, 2))
 
 
@@ -136,6 +137,7 @@ def onednn(monkeypatch):
     """oneDNN's products also on a processor where PyTorch's are chosen."""
     if torch.backends.mkldnn.is_available():
         monkeypatch.setattr(linear, "SERVED", (torch.float32,))
+        monkeypatch.setattr(linear, "MKL_IS_WHOLE", False)
 
 
 def test_linear_can_be_differentiated_twice(onednn):
@@ -171,6 +173,7 @@ def test_patches_side_by_side_are_a_product():
 def test_each_choice_says_why(monkeypatch):
     fp32, bf16 = torch.float32, torch.bfloat16
     monkeypatch.setattr(linear, "SERVED", (fp32, bf16))
+    monkeypatch.setattr(linear, "MKL_IS_WHOLE", False)
     cases = [
         (attention.choose("cuda", bf16, 1568, False, 64), "fused", "cuda"),
         (attention.choose("cpu", fp32, 1568, False, 64), "by_rows", "1568 tokens"),
@@ -193,9 +196,36 @@ def test_each_choice_says_why(monkeypatch):
     assert linear.choose("cpu", fp32, 4096, False).name == "onednn"
     assert "in bfloat16 is no faster" in linear.choose("cpu", bf16, 4096, False).why
     assert attention.choose("cpu", bf16, 1568, False, 64).name == "explicit"
+    monkeypatch.setattr(linear, "MKL_IS_WHOLE", True)
+    assert "takes GELU in" in linear.choose("cpu", fp32, linear.LARGEST_BESIDE_MKL, False).why
+    for weights, recorded in ((linear.LARGEST_BESIDE_MKL + 1, False), (4096, True)):
+        assert linear.choose("cpu", fp32, weights, recorded).why.startswith("torch: MKL")
+    assert attention.choose("cpu", fp32, 1568, False, 64).name == "fused"
     monkeypatch.setattr(linear, "SERVED", ())
     assert linear.choose("cpu", fp32, 4096, True).name == "torch"
     assert attention.choose("cpu", fp32, 1568, False, 64).name == "fused"
+
+
+@pytest.mark.parametrize("batch", [1, 2])
+def test_a_blocks_memory_is_channels_last_to_pytorch(batch, monkeypatch):
+    """Also at batch 1, whose axis may have any stride: where PyTorch does not see it, each convolution copies twice."""
+    seen = []
+    convolution = F.conv3d
+
+    def watched(x, *arguments, **named):
+        found = convolution(x, *arguments, **named)
+        seen.append((x.stride(), found.is_contiguous(memory_format=torch.channels_last_3d), x.shape))
+        return found
+
+    monkeypatch.setattr(F, "conv3d", watched)
+    spec = find_variant("micro").spec
+    model = inference_form(build(spec, 5).eval())
+    with torch.inference_mode():
+        model(clips_like(spec, batch, 8, (32, 32)))
+    assert len(seen) > sum(stage.depth for stage in spec.stages)
+    for stride, channels_last, (_, c, t, h, w) in seen[1:]:
+        assert channels_last
+        assert stride == (c * t * h * w, 1, c * h * w, c * w, c)
 
 
 def test_residual_sums_are_in_place_only_where_nothing_is_recorded():

@@ -100,7 +100,7 @@ def choose(device: str, dtype: torch.dtype, tokens: int, recorded: bool, head_di
     if device != "cpu":
         return Choice("fused", f"fused: on {device} PyTorch's kernels keep the affinity on the chip")
     fits = FEWEST_TOKENS.get(dtype, MOST_TOKENS + 1) <= tokens <= MOST_TOKENS
-    if not recorded and dtype in linear.SERVED and fits and head_dim >= FEWEST_CHANNELS:
+    if not recorded and linear.ahead(dtype) and fits and head_dim >= FEWEST_CHANNELS:
         return Choice("by_rows", f"by_rows: {ROWS} queries' affinities to {tokens} tokens fit the cache")
     if (
         recorded

@@ -1,7 +1,8 @@
-"""Matrix products of a UniFormer, y = x W^T + b, on a CPU with AVX-512 through oneDNN also in float32.
+"""Matrix products of a UniFormer, y = x W^T + b, by whichever library of PyTorch's is fastest on the processor.
 
 PyTorch gives float32 products to MKL, which leaves half of the width of an AMD processor's AVX-512 unused: oneDNN,
-which PyTorch carries and uses for bfloat16, is twice as fast there. With AVX2 alone MKL is up to 1.6 times faster.
+which PyTorch carries and uses for bfloat16, is twice as fast there. On Intel's MKL is ahead, but for few channels in
+inference, where oneDNN takes GELU in; with AVX2 alone MKL is up to 1.6 times faster.
 """
 
 from typing import Any
@@ -14,10 +15,11 @@ from uniformer_bench.model import gelu_cpu
 from uniformer_bench.model.choice import Choice
 
 SMALLEST_WEIGHT = 1024  # elements; below, the call itself takes longer than what is saved
+LARGEST_BESIDE_MKL = 65536  # elements: 128 channels by 512; beyond, MKL is ahead by up to 1.15 where it uses all lanes
 
 
 def _served() -> tuple[torch.dtype, ...]:
-    """What oneDNN computes faster than PyTorch's other library: a build that has it, a processor with AVX-512."""
+    """What oneDNN may compute faster than PyTorch's other library: a build that has it, a processor with AVX-512."""
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     if not (wide and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
         return ()
@@ -26,6 +28,7 @@ def _served() -> tuple[torch.dtype, ...]:
 
 
 SERVED = _served()
+MKL_IS_WHOLE = "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))  # its kernels use all lanes there
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -71,6 +74,11 @@ def _product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str) ->
     return (compiled_product if torch.compiler.is_compiling() else product)(x, weight, bias, activation)
 
 
+def ahead(dtype: torch.dtype) -> bool:
+    """Whether oneDNN's large products in this dtype are faster than PyTorch's other ones."""
+    return dtype in SERVED and not (dtype == torch.float32 and MKL_IS_WHOLE)
+
+
 def choose(device: str, dtype: torch.dtype, weight_elements: int, recorded: bool) -> Choice:
     """Which product serves, and why; `recorded` where gradients will be asked for."""
     if device != "cpu":
@@ -82,7 +90,11 @@ def choose(device: str, dtype: torch.dtype, weight_elements: int, recorded: bool
         return Choice("torch", "torch: it calls oneDNN itself for bfloat16, forward and backward")
     if weight_elements < SMALLEST_WEIGHT:
         return Choice("torch", f"torch: {weight_elements} weights are too few to pay for a call of oneDNN")
-    return Choice("onednn", "onednn: it uses whole vectors where MKL, torch's own for float32, may use half")
+    if ahead(dtype):
+        return Choice("onednn", "onednn: it uses whole vectors where MKL, torch's own for float32, may use half")
+    if recorded or weight_elements > LARGEST_BESIDE_MKL:
+        return Choice("torch", "torch: MKL, made by the processor's maker, is ahead of oneDNN in float32")
+    return Choice("onednn", f"onednn: with {weight_elements} weights it is no slower than MKL, and takes GELU in")
 
 
 def _serves(x: Tensor, weight: Tensor, recorded: bool) -> bool:
