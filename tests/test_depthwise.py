@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from tests.kernels import MACHINES, compiled_for
-from uniformer_bench.model import depthwise_cpu, llvm, tubes_cpu
+from uniformer_bench.model import depthwise, depthwise_cpu, llvm, tubes_cpu
 from uniformer_bench.model.depthwise import (
     depthwise_conv3d,
     own_convolution_serves,
@@ -204,19 +204,7 @@ def test_our_convolution_is_the_sum_over_shifted_clips(shape, kernel, machine):
     assert plain.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_threads_share_our_convolution(monkeypatch):
-    x, _, weight = tensors((3, 40, 3, 6, 6), (3, 3, 3))
-    monkeypatch.setattr(tubes_cpu, "MACS_PER_THREAD", 1)
-    found = []
-    for threads in (1, 2, 5):
-        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        found.append(tubes_cpu.convolution(x, weight, None, False, True))
-    assert torch.equal(found[0], found[1])
-    assert torch.equal(found[0], found[2])
-
-
-def test_training_on_a_processor_without_avx512_takes_our_convolution(monkeypatch):
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+def test_training_takes_our_convolution_where_it_is_small(monkeypatch):
     x, grad, weight = tensors((2, 20, 3, 5, 6), (3, 5, 5))
     calls, own = [], tubes_cpu.convolution
     monkeypatch.setattr(tubes_cpu, "convolution", lambda *given: calls.append(given[3:]) or own(*given))
@@ -234,9 +222,17 @@ def test_training_on_a_processor_without_avx512_takes_our_convolution(monkeypatc
 def test_what_our_convolution_leaves_to_pytorch(monkeypatch):
     x, _, weight = tensors((2, 4, 2, 3, 3), (3, 3, 3))
     bias = torch.zeros(4)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX512")
-    assert not own_convolution_serves(x, weight, bias)
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    macs = 2 * 4 * 2 * 3 * 3 * 27
+    for capability, threads, most, serves in (
+        ("AVX512", 1, macs - 1, False),
+        ("AVX512", 1, macs, True),
+        ("AVX2", 2, macs - 1, False),
+        ("AVX2", 1, macs - 1, True),
+    ):
+        monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda capability=capability: capability)
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        monkeypatch.setattr(depthwise, "LARGEST_OWN", most)
+        assert own_convolution_serves(x, weight, bias) == serves
     assert own_convolution_serves(x, weight, bias)
     assert own_convolution_serves(x, weight, None)
     assert not own_convolution_serves(x.double(), weight.double(), bias.double())

@@ -41,9 +41,11 @@ class Outcome(NamedTuple):
 
 
 def to_input(clips: Tensor, flip: Tensor | None = None) -> Tensor:
-    """uint8 (B, T, H, W, 3) -> normalised float (B, 3, T, H, W), channels-last in memory."""
-    if flip is not None:  # of a byte a number, not four
-        clips = torch.where(flip.view(-1, 1, 1, 1, 1), clips.flip(3), clips)
+    """uint8 (B, T, H, W, 3) -> normalised float (B, 3, T, H, W), channels-last in memory. `flip` (B,) says which are
+    mirrored; it lies on the CPU, so that no device is waited for."""
+    if flip is not None:  # of a byte a number, not four, and of those alone that are mirrored
+        mirrored = flip.nonzero().squeeze(1).to(clips.device)
+        clips = clips.index_copy(0, mirrored, clips.index_select(0, mirrored).flip(3))
     x = clips.to(torch.float32).sub_(255 * MEAN).div_(255 * DEVIATION)
     return x.permute(0, 4, 1, 2, 3)
 
@@ -206,7 +208,7 @@ class ShortRun:
             chosen = self.clips.index_select(0, there)  # which copies clips whole, as self.clips[there] does not
         else:
             chosen = torch.from_numpy(self.clips[index.numpy()]).to(self.labels.device)
-        return self._to_input(chosen, flip if flip is None else flip.to(self.labels.device)), self.labels[there]
+        return self._to_input(chosen, flip), self.labels[there]
 
 
 def _random_state(device: str) -> Tensor:

@@ -18,7 +18,10 @@ from uniformer_bench.model.llvm import (
     splat,
 )
 
-TILES = {2: (4, 1), 1: (8, 4, 1)}  # rows of registers by vectors in a row: eight sums hide a multiply-add's latency
+# Rows of registers by vectors in a row, where the registers hold few sums and where they hold many: eight hide a
+# multiply-add's latency, sixteen use each factor read for more of them.
+TILES = {False: {2: (4, 1), 1: (8, 4, 1)}, True: {2: (8, 4, 1), 1: (16, 8, 4, 1)}}
+MANY = 15
 
 
 class Matrix(NamedTuple):
@@ -37,18 +40,18 @@ def write_product(module: "ir.Module", machine: Machine) -> None:
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [ir.PointerType()] * 4 + [WORD] * 8), "product")
     function.linkage = "internal"
     b, vectors, lanes = ir.IRBuilder(function.append_basic_block()), function.args[10], machine.lanes
-    pairs = b.lshr(vectors, WORD(1))
+    tiles, pairs = TILES[machine.sums >= MANY], b.lshr(vectors, WORD(1))
     with loop(b, WORD(0), pairs) as pair:
-        _strip(b, lanes, function.args, b.mul(pair, WORD(2 * lanes)), 2)
+        _strip(b, lanes, function.args, b.mul(pair, WORD(2 * lanes)), 2, tiles[2])
     with b.if_then(b.trunc(vectors, ir.IntType(1))):
-        _strip(b, lanes, function.args, b.mul(pairs, WORD(2 * lanes)), 1)
+        _strip(b, lanes, function.args, b.mul(pairs, WORD(2 * lanes)), 1, tiles[1])
     b.ret_void()
 
 
-def _strip(b: Any, lanes: int, args: Sequence[Any], column: Any, vectors: int) -> None:
+def _strip(b: Any, lanes: int, args: Sequence[Any], column: Any, vectors: int, steps: Sequence[int]) -> None:
     """All rows of so many vectors of columns, in tiles of fewer and fewer rows."""
     done: Any = WORD(0)
-    for step in TILES[vectors]:
+    for step in steps:
         tiles = b.udiv(b.sub(args[9], done), WORD(step))
         with loop(b, WORD(0), tiles) as tile:
             _tile(b, lanes, args, b.add(done, b.mul(tile, WORD(step))), column, step, vectors)

@@ -2,6 +2,7 @@
 
 A training step of a small model calls many small convolutions, and oneDNN takes as long to prepare one as to compute
 it. Vectors lie along the channels (channels-last memory); `step` positions of a row share each weight that is read.
+All on one thread: what is worth several is worth oneDNN's preparations.
 """
 
 import functools
@@ -21,19 +22,15 @@ from uniformer_bench.model.llvm import (
     at,
     compile_kernel,
     constant,
-    dealt,
     ir,
     load,
     loop,
     multiply_add,
-    on_threads,
     product,
     register,
-    threads_for,
 )
 
 NAME = "convolution"
-MACS_PER_THREAD = 50_000_000  # about 2 ms of work
 STEP = 4  # positions at a time: their sums, what they read and a weight fit into the registers
 
 
@@ -48,15 +45,12 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool, r
     size = weight.shape[2:]
     kernel = compiled(size[2], min(STEP, grid[2]))
     blocks = -(-channels // kernel.lanes)
-    threads = threads_for(x.numel() * size.numel(), batch * blocks, MACS_PER_THREAD)
     x = x.permute(0, 2, 3, 4, 1).contiguous()
     found = torch.empty_like(x)
     own = (size.numel() + 1) * blocks + grid[0] * grid[1] * (grid[2] + size[2] - 1)
-    scratch = torch.zeros(threads, own * kernel.lanes)
-    places = [tensor.data_ptr() for tensor in (x, weight, bias, found)]
-    counts = batch, channels, *grid, size[0], size[1], flipped, residual
-    parts = [(*places, scratch[i].data_ptr(), *part) for i, part in enumerate(dealt(batch * blocks, threads))]
-    on_threads(lambda part: kernel.run[NAME](*part, *counts), parts)
+    scratch = torch.zeros(own * kernel.lanes)
+    places = [tensor.data_ptr() for tensor in (x, weight, bias, found, scratch)]
+    kernel.run[NAME](*places, batch, channels, *grid, size[0], size[1], flipped, residual)
     return found.permute(0, 4, 1, 2, 3)
 
 
@@ -71,7 +65,7 @@ def _within(weight: Tensor, grid: Sequence[int]) -> Tensor:
 @functools.cache
 def compiled(kw: int, step: int) -> Kernel:
     """The code for rows of kw taps, any number of them, `step` positions at a time; compiled once a process."""
-    return compile_kernel(lambda machine: _module(kw, step, machine), {NAME: [*[POINTER] * 5, *[INT64] * 11]})
+    return compile_kernel(lambda machine: _module(kw, step, machine), {NAME: [*[POINTER] * 5, *[INT64] * 9]})
 
 
 class _Row(NamedTuple):
@@ -91,14 +85,14 @@ def _module(kw: int, step: int, machine: Machine) -> "ir.Module":
     """Weights and biases are put side by side in vectors. Then for each item (channel block, clip): copy the clip's
     block with zeros beside its rows, and sum row by row.
 
-    Arguments: x (B, T, H, W, C), weights (C, kt, kh, kw), bias (C), the result as x, a thread's scratch, all zeros;
-    first and last item; B, C, T, H, W, kt, kh; whether the kernel is flipped and whether x is added, as 0 or 1.
+    Arguments: x (B, T, H, W, C), weights (C, kt, kh, kw), bias (C), the result as x, scratch, all zeros;
+    B, C, T, H, W, kt, kh; whether the kernel is flipped and whether x is added, as 0 or 1.
     """
     module, word, pointer = ir.Module(), WORD, ir.PointerType()
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 5 + [word] * 11), NAME)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [pointer] * 5 + [word] * 9), NAME)
     for argument in function.args[:5]:
         argument.add_attribute("noalias")
-    x, weights, bias, found, scratch, first, last, batch, channels, frames, height, width, kt, kh, *how = function.args
+    x, weights, bias, found, scratch, batch, channels, frames, height, width, kt, kh, *how = function.args
     b, lanes = ir.IRBuilder(function.append_basic_block()), machine.lanes
     blocks = b.udiv(b.add(channels, word(lanes - 1)), word(lanes))
     taps, padded = product(b, kt, kh, word(kw)), b.add(width, word(kw - 1))
@@ -106,7 +100,7 @@ def _module(kw: int, step: int, machine: Machine) -> "ir.Module":
     rows = at(b, starts, b.mul(blocks, word(lanes)))
     _pack(b, lanes, weights, scratch, channels, taps, *how)
     _copy(b, bias, starts, channels)
-    with loop(b, first, last) as item:
+    with loop(b, word(0), b.mul(batch, blocks)) as item:
         block, clip = b.udiv(item, batch), b.urem(item, batch)
         channel = b.mul(block, word(lanes))
         left = b.sub(channels, channel)

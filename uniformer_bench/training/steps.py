@@ -106,7 +106,7 @@ def batch_of(plan: Plan, classes: int, share: Split, step: int, world: World) ->
     flip = torch.rand(len(share.labels), generator=generator) < 0.5 if plan.recipe.flip else None
     labels = torch.from_numpy(share.labels).to(world.device)
     clips = augmented(clips.to(world.device), plan.randaugment, plan.magnitude, plan.erasing)
-    x = to_input(clips, flip if flip is None else flip.to(world.device))
+    x = to_input(clips, flip)
     return mix(x, labels, classes, mixup=plan.mixup, cutmix=plan.cutmix, generator=generator)
 
 
