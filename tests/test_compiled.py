@@ -162,3 +162,24 @@ def test_no_graph_is_captured_but_by_the_clock(monkeypatch):
     _, reason = capture_graph(lambda: runs.append(found.run(clips)), "cuda:0", cuda)
     assert reason is None
     assert len(runs) == 3 + 1  # on the side stream to warm up, and in the capture
+
+
+def test_a_single_clip_meets_no_copies_before_convolutions():
+    """The compiler's strides of a single clip must not hide channels-last memory from PyTorch's convolutions."""
+    with thread_count(2):  # on one, convolutions this small are not oneDNN's
+        _, clips, found = compiled_like(SPEC)
+        with torch.profiler.profile() as profile:
+            found.run(clips)
+    convolutions = [e for e in profile.events() if e.name == "aten::mkldnn_convolution"]
+    copied = [e for e in profile.events() if e.name == "aten::clone" and within(e, "uniformer_bench::depthwise")]
+    assert any(within(event, "uniformer_bench::depthwise") for event in convolutions)
+    assert not copied
+
+
+def within(event, name):
+    """Whether the event happened inside one of that name."""
+    while event.cpu_parent is not None:
+        event = event.cpu_parent
+        if event.name == name:
+            return True
+    return False
