@@ -25,7 +25,7 @@ from uniformer_bench.model import build, clips_like, linear
 from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.depthwise import depthwise_conv3d
 from uniformer_bench.model.inference import for_inference
-from uniformer_bench.optimiser import optimisers_of
+from uniformer_bench.optimiser import clip_gradients, optimisers_of
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.spec import ArchSpec, PatchSpec, StageSpec
 from uniformer_bench.train import DTYPES
@@ -118,13 +118,14 @@ def training(row: Row, implementation: str, precision: str) -> Run:
     clips = clips_like(spec, row.batch, row.grid[0], row.grid[1:])  # type: ignore[arg-type]  # two sides
     clips = clips.contiguous(memory_format=torch.channels_last_3d)
     labels, (optimiser,) = torch.arange(row.batch) % CLASSES, optimisers_of(model, Recipe())
+    clip = clip_gradients if implementation == "fast" else torch.nn.utils.clip_grad_norm_
 
     def run() -> None:
         optimiser.zero_grad(set_to_none=True)
         with torch.autocast("cpu", dtype=DTYPES[precision], enabled=precision != "fp32"):
             logits = model(clips)
         F.cross_entropy(logits.float(), labels).backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        clip(model.parameters(), 1.0)
         optimiser.step()
 
     return run

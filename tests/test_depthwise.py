@@ -240,6 +240,8 @@ def test_what_our_convolution_leaves_to_pytorch(monkeypatch):
     assert not own_convolution_serves(x.to("meta"), weight.to("meta"), None)
     assert not own_convolution_serves(x, weight[..., 1:2, 1:2, 1:2], bias)
     assert not own_convolution_serves(x[:0], weight, bias)
+    assert not own_convolution_serves(x[:, :2], weight, bias)
+    assert not own_convolution_serves(x, weight[..., :2], bias)
     assert not own_convolution_serves(x, weight, bias.requires_grad_())  # would be differentiated again
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert not own_convolution_serves(x, weight, None)

@@ -1,12 +1,14 @@
 """How a search ends: who the finalists are, their contest, their trainings, and what an earlier end has done."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
 from uniformer_bench.data import load_clips
 from uniformer_bench.measure.protocol import Protocol
-from uniformer_bench.search.contest import Contest, Entrant, measured
+from uniformer_bench.search import finalists
+from uniformer_bench.search.contest import Contest, Entrant, Times, measured
 from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, retrained, train_again
 from uniformer_bench.search.run_files import MOST, as_searched, challengers_of, decided, finalists_of, remeasured
@@ -236,3 +238,39 @@ def test_a_search_that_measures_neither_ends_at_once(terms):
     assert (found.rows[0]["on_front"], found.reason) == (1.0, None)
     assert found.rows[0]["accuracy"] is None
     assert ended([], Finalists([], None), terms, Clock(lambda: math.inf, never)) == ([], "no trial is complete")
+
+
+def test_who_stood_behind_one_that_breaks_a_limit_joins(terms, monkeypatch):
+    """Trial 0 has 2 ms in the search and 3.5 by the full protocol, where 3 are allowed; it had hidden trial 1."""
+    limited = terms._replace(space=replace(terms.space, constraints={"max_latency_ms": 3.0}), seeds=0)
+    records = [
+        record(0, 0.9, 2.0, params=PARAMS[1]),
+        record(1, 0.8, 2.1),
+        record(2, 0.3, 1.0, params=PARAMS[1]),
+    ]
+    calls = []
+
+    def timed(contest, poll):
+        calls.append(len(contest.entrants))
+        ms = [3.5, 1.0, 2.2][: len(contest.entrants)]
+        return [Times({"median": m, "ci95": [m, m]}, [m]) for m in ms]
+
+    monkeypatch.setattr(finalists, "measured", timed)
+    found = ended(records, Finalists([], None), limited, Clock(lambda: math.inf, lambda: True))
+    assert [row["trial"] for row in found.rows] == [0, 2, 1]
+    assert calls == [2, 3], "all are timed together"
+    assert found.rows[0]["on_front"] == 0.0
+    assert [row["on_front"] > 0 for row in found.rows[1:]] == [True, True]
+    marked = decided(records, found.rows, ("accuracy", "latency"), {"max_latency_ms": 3.0})
+    assert [(row["state"], row["front"]) for row in marked] == [
+        ("infeasible", False), ("complete", True), ("complete", True)]  # fmt: skip
+    assert ended(records, found, limited, Clock(lambda: math.inf, never)) == found
+    hurried = ended(records, Finalists([], None), limited, Clock(lambda: 5.0, lambda: True))
+    assert [row["trial"] for row in hurried.rows] == [0, 2], "no time for more"
+
+
+def test_where_a_limit_leaves_no_finalist_the_others_are_the_front():
+    records, keys = [record(0, 0.9, 2.0), record(1, 0.8, 2.1)], ("accuracy", "latency")
+    final = [{"trial": 0, "latency_ms": {"median": 3.5, "ci95": [3.4, 3.6]}}]
+    marked = decided(records, final, keys, {"max_latency_ms": 3.0})
+    assert [(row["front"], row["finalist"]) for row in marked] == [(False, False), (True, False)]

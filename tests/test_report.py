@@ -155,7 +155,7 @@ def test_without_baselines_the_pick_is_the_knee():
     assert knee(trials, AXES).number == 1
     found = answer(trials, AXES)
     assert found.choice == Choice(1, 0, 3)
-    assert "no baseline was measured" in found.rule
+    assert "there is no baseline to compare with" in found.rule
     assert found.sentences[1] == "85.0\u00a0% at 2.00\u00a0ms."
 
 

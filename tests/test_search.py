@@ -317,7 +317,7 @@ def test_a_page_that_cannot_be_drawn_ends_a_search_only_at_its_end(tmp_path, mon
         raise OverflowError("math range error")
 
     monkeypatch.setattr(session, "write_report", broken)
-    page = session._Page(tmp_path, tmp_path, {"objectives": ["accuracy", "macs"]}, {})
+    page = session._Page(tmp_path, tmp_path, {"objectives": ["accuracy", "macs"], "constraints": {}}, {})
     none = Finalists([], "the search has not ended")
     now = SimpleNamespace(
         records=[], finalists=none, elapsed_s=1.0, donor=None, hypervolume=lambda: {"value": None}

@@ -56,6 +56,7 @@ def test_input_is_normalised_and_channels_last():
     clips[:, :, :, 0] = 7
     mirrored = to_input(clips, torch.tensor([True, False]))
     torch.testing.assert_close(mirrored[0], to_input(clips)[0].flip(-1))
+    assert torch.equal(to_input(clips, torch.zeros(len(clips), dtype=torch.bool)), to_input(clips))
     torch.testing.assert_close(mirrored[1], to_input(clips)[1])
 
 

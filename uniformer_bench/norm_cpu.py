@@ -24,6 +24,7 @@ from uniformer_bench.model.llvm import (
     loop,
     multiply_add,
     register,
+    sum_of,
 )
 
 NAME = "squares"
@@ -79,5 +80,4 @@ def _squares(b: Any, lanes: int, x: Any, count: Any) -> Any:
         value = load(b, real, at(b, x, i))
         b.store(b.fadd(b.fmul(value, value), b.load(rest, typ=real)), rest)
     numbers = functools.reduce(b.fadd, [b.load(total, typ=kind) for total in totals])
-    each = [b.extract_element(numbers, ir.IntType(32)(lane)) for lane in range(lanes)]
-    return functools.reduce(b.fadd, each, b.load(rest, typ=real))
+    return b.fadd(sum_of(b, numbers), b.load(rest, typ=real))

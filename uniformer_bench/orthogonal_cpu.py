@@ -5,6 +5,7 @@ go through all their iterations in one: x -> (a 1 + b G + c G^2) x, G = x x^T, o
 """
 
 import functools
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -21,7 +22,6 @@ from uniformer_bench.model.llvm import (
     at,
     compile_kernel,
     constant,
-    dealt,
     intrinsic,
     ir,
     load,
@@ -30,6 +30,7 @@ from uniformer_bench.model.llvm import (
     on_threads,
     register,
     splat,
+    sum_of,
     threads_for,
 )
 from uniformer_bench.model.product_cpu import Matrix, multiply, transpose, write_product
@@ -52,13 +53,17 @@ def orthogonal(matrices: Sequence[Tensor], coefficients: tuple[float, float, flo
     found = [torch.empty_like(matrix) for matrix in matrices]
     code = compiled(coefficients)
     sides = [(min(matrix.shape), max(matrix.shape)) for matrix in matrices]
-    macs = sum(m * m * (2 * n + m) for m, n in sides)
-    threads = threads_for(iterations * macs, len(matrices), MACS_PER_THREAD)
+    macs = [m * m * (2 * n + m) for m, n in sides]
+    threads = threads_for(iterations * sum(macs), len(matrices), MACS_PER_THREAD)
     longest = max(n for _, n in sides)
     scratch = torch.zeros(threads, longest + max(3 * m * n + 3 * m * m for m, n in sides))
-    rows = zip(matrices, found, strict=True)
-    table = torch.tensor([[matrix.data_ptr(), to.data_ptr(), *matrix.shape] for matrix, to in rows])
-    parts = [(table.data_ptr(), scratch[i].data_ptr(), *part) for i, part in enumerate(dealt(len(found), threads))]
+    by_cost = sorted(range(len(matrices)), key=macs.__getitem__)
+    shares = [by_cost[i::threads] for i in range(threads)]  # alike in cost and, within one, in number
+    table = torch.tensor(
+        [[matrices[i].data_ptr(), found[i].data_ptr(), *matrices[i].shape] for share in shares for i in share]
+    )
+    starts = itertools.pairwise(itertools.accumulate(map(len, shares), initial=0))
+    parts = [(table.data_ptr(), scratch[i].data_ptr(), *part) for i, part in enumerate(starts)]
     on_threads(lambda part: code.run[NAME](*part, longest, iterations), parts)
     return found
 
@@ -109,9 +114,7 @@ def _over_norm(b: Any, lanes: int, x: Any, count: Any) -> Any:
     with loop(b, WORD(0), b.udiv(count, WORD(lanes))) as i:
         value = load(b, kind, at(b, x, b.mul(i, WORD(lanes))))
         b.store(multiply_add(b, kind, value, value, b.load(total, typ=kind)), total)
-    numbers = b.load(total, typ=kind)
-    each = [b.extract_element(numbers, ir.IntType(32)(lane)) for lane in range(lanes)]
-    root = b.call(intrinsic(b, "llvm.sqrt.f32", real, [real]), [functools.reduce(b.fadd, each)])
+    root = b.call(intrinsic(b, "llvm.sqrt.f32", real, [real]), [sum_of(b, b.load(total, typ=kind))])
     return b.fdiv(constant(1), b.fadd(root, constant(1e-7)))
 
 

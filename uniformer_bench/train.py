@@ -44,7 +44,7 @@ def to_input(clips: Tensor, flip: Tensor | None = None) -> Tensor:
     """uint8 (B, T, H, W, 3) -> normalised float (B, 3, T, H, W), channels-last in memory. `flip` (B,) says which are
     mirrored; it lies on the CPU, so that no device is waited for."""
     if flip is not None:  # of a byte a number, not four, and of those alone that are mirrored
-        mirrored = flip.nonzero().squeeze(1).to(clips.device)
+        mirrored = flip.nonzero().squeeze(1).to(clips.device, non_blocking=True)
         clips = clips.index_copy(0, mirrored, clips.index_select(0, mirrored).flip(3))
     x = clips.to(torch.float32).sub_(255 * MEAN).div_(255 * DEVIATION)
     return x.permute(0, 4, 1, 2, 3)

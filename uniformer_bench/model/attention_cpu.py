@@ -28,7 +28,7 @@ from uniformer_bench.model.llvm import (
     compile_kernel,
     constant,
     dealt,
-    intrinsic,
+    highest_of,
     ir,
     load,
     loop,
@@ -38,6 +38,7 @@ from uniformer_bench.model.llvm import (
     product,
     register,
     splat,
+    sum_of,
     threads_for,
 )
 from uniformer_bench.model.product_cpu import Matrix, multiply, transpose, write_product
@@ -236,13 +237,13 @@ def _softmax(terms: Terms, line: Any, row: Any) -> None:
     with _vectors(terms, terms.width) as offset:
         value, best = load(b, kind, at(b, line, offset)), b.load(highest, typ=kind)
         b.store(b.select(b.fcmp_ordered(">", value, best), value, best), highest)
-    top = _reduced(terms, "fmax", [b.load(highest, typ=kind)])
+    top = highest_of(b, b.load(highest, typ=kind))
     with _vectors(terms, terms.width) as offset:
         power = power_of_two(b, kind, b.fsub(load(b, kind, at(b, line, offset)), splat(b, kind, top)))
         b.store(power, at(b, line, offset), align=4)
         b.store(b.fadd(b.load(total, typ=kind), power), total)
     b.store(top, row)
-    b.store(b.fdiv(constant(1), _reduced(terms, "fadd", [constant(0), b.load(total, typ=kind)])), at(b, row, WORD(1)))
+    b.store(b.fdiv(constant(1), sum_of(b, b.load(total, typ=kind))), at(b, row, WORD(1)))
 
 
 def _softmax_gradient(terms: Terms, line: Any, change: Any, row: Any, mean: Any) -> None:
@@ -271,7 +272,7 @@ def _inner(terms: Terms, x: Any, y: Any) -> Any:
     with _vectors(terms, terms.d) as offset:
         left, right = load(b, kind, at(b, x, offset)), load(b, kind, at(b, y, offset))
         b.store(multiply_add(b, kind, left, right, b.load(total, typ=kind)), total)
-    return _reduced(terms, "fadd", [constant(0), b.load(total, typ=kind)])
+    return sum_of(b, b.load(total, typ=kind))
 
 
 @contextmanager
@@ -279,10 +280,3 @@ def _vectors(terms: Terms, length: Any) -> Iterator[Any]:
     """Where each whole vector of a line begins."""
     with loop(terms.b, WORD(0), terms.b.udiv(length, WORD(terms.lanes))) as i:
         yield terms.b.mul(i, WORD(terms.lanes))
-
-
-def _reduced(terms: Terms, how: str, values: Sequence[Any]) -> Any:
-    """One number of a vector's: LLVM's reduction of that name."""
-    name = f"llvm.vector.reduce.{how}.v{terms.lanes}f32"
-    function = intrinsic(terms.b, name, ir.FloatType(), [value.type for value in values])
-    return terms.b.call(function, values, fastmath=["reassoc"])  # by halves, not one after another

@@ -62,7 +62,7 @@ def _forward(
 
 
 def _pytorchs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if torch.compiler.is_compiling() and x.device.type == "cpu":
+    if torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype == weight.dtype and not _narrowed("cpu"):
         return compiled_convolution(x.permute(0, 2, 3, 4, 1), weight, bias).permute(0, 4, 1, 2, 3)
     return F.conv3d(x, weight, bias, padding=_padding(weight), groups=weight.shape[0])
 
@@ -128,6 +128,8 @@ def own_convolution_serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bo
         and not recorded
         and not _narrowed("cpu")
         and all(tensor.dtype == torch.float32 for tensor in tensors)
+        and x.shape[1] == len(weight)
+        and all(k % 2 for k in weight.shape[2:])
         and weight[0].numel() > 1
         and 0 < x.numel() * weight[0].numel() <= (LARGEST_OWN if wide else math.inf)
     )

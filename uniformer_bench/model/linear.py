@@ -28,7 +28,8 @@ def _served() -> tuple[torch.dtype, ...]:
 
 
 SERVED = _served()
-MKL_IS_WHOLE = "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))  # its kernels use all lanes there
+# MKL's kernels use all lanes on its maker's processors; releases of torch without this function do not tell them.
+MKL_IS_WHOLE = hasattr(torch.cpu, "get_capabilities") and "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

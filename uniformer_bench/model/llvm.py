@@ -176,6 +176,22 @@ def splat(b: Any, kind: Any, value: Any) -> Any:
     return b.shuffle_vector(first, ir.Constant(kind, ir.Undefined), mask)
 
 
+def sum_of(b: Any, vector: Any) -> Any:
+    """The sum of a vector's numbers."""
+    return _reduced(b, "fadd", vector, constant(0))
+
+
+def highest_of(b: Any, vector: Any) -> Any:
+    """The largest of a vector's numbers."""
+    return _reduced(b, "fmax", vector)
+
+
+def _reduced(b: Any, how: str, vector: Any, *start: Any) -> Any:
+    kinds = [value.type for value in (*start, vector)]
+    function = intrinsic(b, f"llvm.vector.reduce.{how}.v{vector.type.count}f32", ir.FloatType(), kinds)
+    return b.call(function, [*start, vector], fastmath=["reassoc"])  # by halves, not one after another
+
+
 def polynomial(b: Any, kind: Any, x: Any, coefficients: Sequence[float]) -> Any:
     """c0 + c1 x + c2 x^2 + ... of a vector's numbers."""
     found = splat(b, kind, constant(coefficients[-1]))

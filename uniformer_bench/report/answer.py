@@ -79,7 +79,9 @@ def _pick(front: Sequence[Trial], reference: Trial | None, axes: Axes) -> tuple[
     if not front:
         return None, f"No trial has both {quality} and {cost} yet."
     if reference is None:
-        return knee(front, axes), f"The knee of the front of {quality} against {cost}: no baseline was measured."
+        return knee(
+            front, axes
+        ), f"The knee of the front of {quality} against {cost}: there is no baseline to compare with."
     within = [t for t in front if gain(axes.cost, t.values[axes.cost]) >= gain(axes.cost, reference.values[axes.cost])]
     costly = "slower" if axes.cost == "latency" else f"worse in {cost}"
     return within[-1], f"The {best} architecture that is no {costly} than the baseline “{reference.baseline}”."

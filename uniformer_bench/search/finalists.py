@@ -68,15 +68,22 @@ def reserve_s(budget_s: float, records: Sequence[Record], seeds: int, workers: i
     return min(BUDGET_SHARE * budget_s, ALL_S + training_s)
 
 
-def ended(records: Sequence[Record], before: Finalists, terms: Terms, clock: Clock) -> Finalists:
+def ended(
+    records: Sequence[Record], before: Finalists, terms: Terms, clock: Clock, again: int = ROUNDS - 1
+) -> Finalists:
     """The finalists with all that the time allows; what `before` has of the same ones is not measured again.
+
+    Where one of them breaks a limit now that it is timed, who stood behind it joins, and all are timed anew, up to
+    `again` times.
 
     Latencies are compared with each other: they are kept where all finalists are the same. A training is kept
     wherever it was, as nothing but its seed decides it.
     """
+    left = [record for record in records if record["number"] not in _over_limits(before.rows, records, terms)]
     chosen = finalists_of(records, terms.space.objectives)
     if not chosen:
         return Finalists([], "no trial is complete")
+    chosen += [record for record in finalists_of(left, terms.space.objectives) if record not in chosen]
     old = {row["trial"]: row for row in before.rows}
     rows = [_row(record, old.get(record["number"], {})) for record in chosen]
     timed, reasons = "latency" in terms.space.measure, []
@@ -84,11 +91,21 @@ def ended(records: Sequence[Record], before: Finalists, terms: Terms, clock: Clo
         asked = timed and not _same_times(rows, before.rows[: len(rows)])
         kept_s = _timing_s(rows, LATENCY_SHARE * clock.left_s()) if asked else 0.0
         until_timing = clock._replace(left_s=lambda: clock.left_s() - kept_s)
-        reasons.append(_train_in_rounds(rows, chosen, records, old, terms, until_timing))
+        reasons.append(_train_in_rounds(rows, chosen, left, old, terms, until_timing))
     if timed and not _same_times(rows, before.rows):
         reasons.append(_time(rows, chosen, terms, clock))
+    over = _over_limits(rows, records, terms) - _over_limits(before.rows, records, terms)
+    if over and again and clock.poll() and clock.left_s() > EACH_S * (len(rows) + len(over)):
+        return ended(records, Finalists(rows, None), terms, clock, again - 1)
     _add_chances(rows, chosen, terms)
     return Finalists(rows, "; ".join(dict.fromkeys(reason for reason in reasons if reason)) or None)
+
+
+def _over_limits(rows: Sequence[Row], records: Sequence[Record], terms: Terms) -> set[int]:
+    """The finalists that break a limit by their later numbers."""
+    members = {row["trial"] for row in rows}
+    found = remeasured([r for r in records if r["number"] in members], rows, terms.space.constraints)
+    return {record["number"] for record in found if record["state"] == "infeasible"}
 
 
 def _row(record: Record, old: Mapping[str, Any]) -> Row:

@@ -116,6 +116,8 @@ def decided(
     chosen, final = finalists_of(records, objectives), {row["trial"] for row in finalists}
     final = final if {row["number"] for row in chosen} <= final else set()
     found = remeasured(records, finalists, constraints)
+    if not any(record["state"] == "complete" for record in found if record["number"] in final):
+        final = set()  # a limit left none of them
     members = {r["number"] for r in front([r for r in found if not final or r["number"] in final], objectives)}
     return [dict(r, front=r["number"] in members, finalist=r["number"] in final) for r in found]
 
