@@ -135,6 +135,25 @@ def test_the_pick_is_the_most_accurate_no_slower_than_the_paper():
     assert found.rule == "The most accurate architecture that is no slower than the baseline “paper pattern”."
 
 
+def test_a_hair_of_accuracy_buys_no_slower_pick():
+    """Of 0.80 with a 95 % interval of +-0.0392 the standard error is 0.02: 0.781 is level with it, 0.779 is not."""
+    ends = {"accuracy": (0.7608, 0.8392)}
+    for cheap, pick in ((0.781, 1), (0.779, 2)):
+        trials = [
+            trial(0, 0.6, 4.0, baseline="paper pattern"),
+            trial(1, cheap, 1.0),
+            trial(2, 0.8, 3.0, intervals=ends),
+        ]
+        found = answer(trials, AXES)
+        assert found.choice.pick == pick
+        assert found.choice.better == (2 if pick == 1 else None)
+    rule = answer([trials[0], trial(1, 0.79, 1.0), trials[2]], AXES).rule
+    assert rule == (
+        "The fastest within one standard error of the most accurate architecture that is no slower than the baseline "
+        "“paper pattern”, trial 2."
+    )
+
+
 def test_a_budget_changes_the_pick():
     steps = answer(FIVE, AXES).ladders["latency"]
     assert steps == (

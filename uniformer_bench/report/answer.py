@@ -1,7 +1,9 @@
 """Which architecture to take, as pure data: the pick, two alternatives, and the pick under any budget.
 
-The rule: the pick is the most accurate front member that costs no more than the reference baseline; without
-one it is the knee of the front. Only complete trials, which keep to every constraint, are candidates.
+The rule: the pick is the cheapest front member within one standard error of the most accurate one that costs no more
+than the reference baseline (the one-standard-error rule of Breiman et al., Classification and Regression Trees, 1984,
+section 3.4.3): the most accurate of many is by a hair, and by luck. Without a reference it is the knee of the front.
+Only complete trials, which keep to every constraint, are candidates.
 """
 
 import math
@@ -12,6 +14,7 @@ from uniformer_bench.metrics import METRICS
 from uniformer_bench.report.info import Axes, Trial, contenders, front_of, gain
 from uniformer_bench.report.text import TIMES, number, shown, signed
 
+NORMAL = 1.96  # standard errors to either side of a 95 % interval's middle
 CHEAPER = 0.75  # without a reference, the cheaper alternative costs at most this share of the pick
 
 
@@ -83,8 +86,18 @@ def _pick(front: Sequence[Trial], reference: Trial | None, axes: Axes) -> tuple[
             front, axes
         ), f"The knee of the front of {quality} against {cost}: there is no baseline to compare with."
     within = [t for t in front if gain(axes.cost, t.values[axes.cost]) >= gain(axes.cost, reference.values[axes.cost])]
-    costly = "slower" if axes.cost == "latency" else f"worse in {cost}"
-    return within[-1], f"The {best} architecture that is no {costly} than the baseline “{reference.baseline}”."
+    costly, cheapest = ("slower", "fastest") if axes.cost == "latency" else (f"worse in {cost}", f"best in {cost}")
+    top = f"{best} architecture that is no {costly} than the baseline “{reference.baseline}”"
+    pick = next(t for t in within if _is_level(t, within[-1], axes.quality))
+    if pick is within[-1]:
+        return pick, f"The {top}."
+    return pick, f"The {cheapest} within one standard error of the {top}, trial {within[-1].number}."
+
+
+def _is_level(trial: Trial, best: Trial, quality: str) -> bool:
+    """Whether a trial is within one standard error of the best one's quality."""
+    low, high = best.intervals.get(quality, (0.0, 0.0))
+    return gain(quality, best.values[quality]) - gain(quality, trial.values[quality]) <= (high - low) / (2 * NORMAL)
 
 
 def _choice(
