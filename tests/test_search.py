@@ -188,6 +188,17 @@ def test_another_question_in_a_named_run_is_refused_with_the_difference(folder):
     assert said.count("\n") == 1
 
 
+def test_a_comment_in_a_space_is_no_other_question(folder, tmp_path):
+    (tmp_path / "space.yaml").write_text(SPACE + "# another word on it\n")
+    named = ("--trials", "1", "--run", "commented", "--finalist-seeds", "0")
+    ubench(folder, *named)
+    document, _ = ubench(folder, *named, "--space", str(tmp_path / "space.yaml"))
+    assert document["trials"]["total"] == 1
+    (tmp_path / "space.yaml").write_text(SPACE.replace("epochs: 0.1", "epochs: 0.2"))
+    _, said = ubench(folder, *named, "--space", str(tmp_path / "space.yaml"), code=1)
+    assert "space was {" in said
+
+
 def test_closed_form_limits_refuse_before_training_and_are_not_counted(folder):
     document, _ = ubench(folder, "--trials", "3", "--max-params-m", "0.005", "--run", "limited")
     records = records_of(document)

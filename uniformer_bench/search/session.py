@@ -37,6 +37,7 @@ from uniformer_bench.search.study import COUNTED, UNCOUNTED, Study, sqlite_url
 from uniformer_bench.search.turns import turns_folder
 from uniformer_bench.search.warm import NOTHING, Warm, warm_start
 from uniformer_bench.space import Space
+from uniformer_bench.yaml_text import parse_yaml
 
 SCHEMA_VERSION = 1
 FILES_EVERY_S, PAGE_EVERY_S = 5.0, 30.0
@@ -183,7 +184,7 @@ def _identity(options: Options, question: Question) -> dict[str, Any]:
     """Everything that must match for the trials of two searches to be comparable."""
     space = question.space
     return {
-        "space": space.text,
+        "space": parse_yaml(space.text, space.name),  # without its comments
         "objectives": list(space.objectives),
         "constraints": dict(space.constraints),
         "recipe": space.recipe.to_dict(),
