@@ -106,7 +106,7 @@ def test_a_finalist_over_a_limit_when_measured_again_is_infeasible():
     assert [row["front"] for row in marked] == [True, True, False]
     assert [row["front"] for row in decided(records, final, keys, {})] == [True] * 3
     again = as_searched(marked, final)
-    assert [(row["state"], row["reason"]) for row in again] == [("complete", None)] * 3
+    assert [(row["state"], row.get("reason")) for row in again] == [("complete", None)] * 3
     assert again[2]["metrics"]["latency"] == 2.5
 
 

@@ -136,7 +136,8 @@ def _without_finals(record: Mapping[str, Any], row: Mapping[str, Any]) -> dict[s
         metrics |= {"latency": median, "throughput": metrics["throughput"] * metrics["latency"] / median}
     if row.get("accuracy") and row.get("accuracy_in_search") is not None:
         metrics["accuracy"] = row["accuracy_in_search"]
-    return {**record, "metrics": metrics, "state": "complete", "reason": None}  # or it had been no finalist
+    was = {"state": "complete", "reason": None} if record["state"] == "infeasible" else {}  # or it were no finalist
+    return {**record, "metrics": metrics, **was}
 
 
 def front_rows(marked: Sequence[Mapping[str, Any]], objectives: Sequence[str]) -> list[dict[str, Any]]:
