@@ -4,7 +4,7 @@ PYTHON ?= python3
 TORCH ?= torch==2.13.0
 TRIALS ?= 200
 # Where `make bench` leaves its tables; that of the README is one of them.
-BENCH ?= results/2026-11-23_bench_cpu
+BENCH ?= results/2026-11-30_bench_cpu_intel
 BIN := .venv/bin
 
 .PHONY: setup search test soak lint bench
