@@ -21,7 +21,7 @@ ADAM_SIZE = 0.2  # root mean square of AdamW's usual step
 
 
 class Muon(torch.optim.Optimizer):
-    """Matrices (M, N), and kernels of convolutions (M, ...) as such; those of one shape are computed together."""
+    """Matrices (M, N), and kernels of convolutions (M, ...) as such."""
 
     def __init__(self, weights: Sequence[Tensor], lr: float, weight_decay: float) -> None:
         super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})
@@ -59,10 +59,9 @@ def _steps(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Matrices (M, N) of the same singular vectors, whose singular values are all about 1 (Newton-Schulz)."""
-    ours = [i for i, matrix in enumerate(matrices) if orthogonal_cpu.serves(matrix)]
-    alike: dict[torch.Size, list[int]] = {}
-    for i in sorted({*range(len(matrices))} - {*ours}):
-        alike.setdefault(matrices[i].shape, []).append(i)
+    ours, alike = list[int](), dict[torch.Size, list[int]]()
+    for i, matrix in enumerate(matrices):
+        (ours if orthogonal_cpu.serves(matrix) else alike.setdefault(matrix.shape, [])).append(i)
     found = dict[int, Tensor]()
     if ours:
         steps = orthogonal_cpu.orthogonal([matrices[i] for i in ours], QUINTIC, ITERATIONS)

@@ -64,6 +64,10 @@ def _forward(
 def _pytorchs(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if torch.compiler.is_compiling() and x.device.type == "cpu" and x.dtype == weight.dtype and not _narrowed("cpu"):
         return compiled_convolution(x.permute(0, 2, 3, 4, 1), weight, bias).permute(0, 4, 1, 2, 3)
+    return _conv3d(x, weight, bias)
+
+
+def _conv3d(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return F.conv3d(x, weight, bias, padding=_padding(weight), groups=weight.shape[0])
 
 
@@ -72,8 +76,7 @@ def compiled_convolution(rows: Tensor, weight: Tensor, bias: Tensor | None) -> T
     """rows (B, T, H, W, C) -> the same shape, for compiled models: Inductor gives a single clip's axis a stride by
     which PyTorch does not know channels-last memory, and the convolution would copy twice."""
     dense = rows.reshape(-1).view(rows.shape)
-    found = F.conv3d(dense.permute(0, 4, 1, 2, 3), weight, bias, padding=_padding(weight), groups=weight.shape[0])
-    return found.permute(0, 2, 3, 4, 1).contiguous()
+    return _conv3d(dense.permute(0, 4, 1, 2, 3), weight, bias).permute(0, 2, 3, 4, 1).contiguous()
 
 
 @compiled_convolution.register_fake

@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from uniformer_bench.metrics import METRICS
+from uniformer_bench.report.effects import Z95
 from uniformer_bench.report.info import Axes, Trial, contenders, front_of, gain
 from uniformer_bench.report.text import TIMES, number, shown, signed
 
-NORMAL = 1.96  # standard errors to either side of a 95 % interval's middle
 CHEAPER = 0.75  # without a reference, the cheaper alternative costs at most this share of the pick
 
 
@@ -82,9 +82,8 @@ def _pick(front: Sequence[Trial], reference: Trial | None, axes: Axes) -> tuple[
     if not front:
         return None, f"No trial has both {quality} and {cost} yet."
     if reference is None:
-        return knee(
-            front, axes
-        ), f"The knee of the front of {quality} against {cost}: there is no baseline to compare with."
+        rule = f"The knee of the front of {quality} against {cost}: there is no baseline to compare with."
+        return knee(front, axes), rule
     within = [t for t in front if gain(axes.cost, t.values[axes.cost]) >= gain(axes.cost, reference.values[axes.cost])]
     costly, cheapest = ("slower", "fastest") if axes.cost == "latency" else (f"worse in {cost}", f"best in {cost}")
     top = f"{best} architecture that is no {costly} than the baseline “{reference.baseline}”"
@@ -97,7 +96,7 @@ def _pick(front: Sequence[Trial], reference: Trial | None, axes: Axes) -> tuple[
 def _is_level(trial: Trial, best: Trial, quality: str) -> bool:
     """Whether a trial is within one standard error of the best one's quality."""
     low, high = best.intervals.get(quality, (0.0, 0.0))
-    return gain(quality, best.values[quality]) - gain(quality, trial.values[quality]) <= (high - low) / (2 * NORMAL)
+    return gain(quality, best.values[quality]) - gain(quality, trial.values[quality]) <= (high - low) / (2 * Z95)
 
 
 def _choice(

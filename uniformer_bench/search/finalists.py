@@ -79,11 +79,13 @@ def ended(
     Latencies are compared with each other: they are kept where all finalists are the same. A training is kept
     wherever it was, as nothing but its seed decides it.
     """
-    left = [record for record in records if record["number"] not in _over_limits(before.rows, records, terms)]
+    struck = _over_limits(before.rows, records, terms)
+    left = [record for record in records if record["number"] not in struck]
     chosen = finalists_of(records, terms.space.objectives)
     if not chosen:
         return Finalists([], "no trial is complete")
-    chosen += [record for record in finalists_of(left, terms.space.objectives) if record not in chosen]
+    asked_already = {record["number"] for record in chosen}
+    chosen += [r for r in finalists_of(left, terms.space.objectives) if r["number"] not in asked_already]
     old = {row["trial"]: row for row in before.rows}
     rows = [_row(record, old.get(record["number"], {})) for record in chosen]
     timed, reasons = "latency" in terms.space.measure, []
@@ -94,7 +96,7 @@ def ended(
         reasons.append(_train_in_rounds(rows, chosen, left, old, terms, until_timing))
     if timed and not _same_times(rows, before.rows):
         reasons.append(_time(rows, chosen, terms, clock))
-    over = _over_limits(rows, records, terms) - _over_limits(before.rows, records, terms)
+    over = _over_limits(rows, records, terms) - struck
     if over and again and clock.poll() and clock.left_s() > EACH_S * (len(rows) + len(over)):
         return ended(records, Finalists(rows, None), terms, clock, again - 1)
     _add_chances(rows, chosen, terms)
