@@ -133,8 +133,8 @@ def own_convolution_serves(x: Tensor, weight: Tensor, bias: Tensor | None) -> bo
         and all(tensor.dtype == torch.float32 for tensor in tensors)
         and x.shape[1] == len(weight)
         and all(k % 2 for k in weight.shape[2:])
-        and weight[0].numel() > 1
-        and 0 < x.numel() * weight[0].numel() <= (LARGEST_OWN if wide else math.inf)
+        and weight.numel() > len(weight)
+        and 0 < x.numel() * weight.numel() <= len(weight) * (LARGEST_OWN if wide else math.inf)
     )
 
 
@@ -152,7 +152,7 @@ def own_kernel_serves(x: Tensor, grad: Tensor, weight: Tensor) -> bool:
         llvm.reads(*tensors)
         and not recorded
         and all(tensor.dtype in (torch.float32, torch.bfloat16) for tensor in tensors)
-        and weight[0].numel() > 1
+        and weight.numel() > len(weight)
         and x.numel() > 0
     )
 
@@ -169,4 +169,4 @@ def reason_against_triton(x: Tensor, weight: Tensor) -> str | None:
         return f"Triton kernels are for float32, bfloat16 and float16, got {x.dtype} and {weight.dtype}"
     if not 0 < x.numel() // max(1, x.shape[1]) < 2**30:
         return f"Triton kernels are for 1 to 2**30 - 1 positions, x is {tuple(x.shape)}"
-    return None if weight[0].numel() > 1 else "a kernel of one tap is a scaling"
+    return None if weight.numel() > len(weight) else "a kernel of one tap is a scaling"

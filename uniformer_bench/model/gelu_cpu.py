@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from uniformer_bench.errors import UbenchError
-from uniformer_bench.model import llvm
 from uniformer_bench.model.llvm import (
     INT64,
     POINTER,
@@ -44,40 +43,11 @@ P = 0.3275911
 A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 
 
-def gelu_(x: Tensor) -> Tensor:
-    """GELU, exact, of what `serves`. x, which nobody else may need, then holds the derivative, kept for the gradient.
-
-    Its backward raises UbenchError where a graph of the gradient is to be created: the input is no more.
-    """
-    found: Tensor = _Gelu.apply(x)
-    return found
-
-
-def serves(x: Tensor) -> bool:
-    """Whether `gelu_` can: a float32 tensor on the CPU, dense in memory, that nobody traces."""
-    return type(x) is Tensor and llvm.reads(x) and x.dtype == torch.float32 and x.is_contiguous()
-
-
-class _Gelu(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        found = forward_(x)
-        ctx.save_for_backward(x)
-        return found
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Tensor:
-        (derivative,) = ctx.saved_tensors
-        if torch.is_grad_enabled():
-            raise UbenchError(
-                "the fast GELU in training is differentiated once, got a graph of its gradient to create; "
-                "build the model with implementation 'reference'"
-            )
-        return grad * derivative
-
-
 def forward_(x: Tensor) -> Tensor:
-    """GELU of x; x then holds its derivative."""
+    """GELU, exact, of float32 x on the CPU, dense in memory; x, which nobody else may need, then holds its derivative.
+
+    A gradient made of it cannot be differentiated again, as the input is no more: see check_once.
+    """
     found, count, code = torch.empty_like(x), x.numel(), compiled()
     threads = threads_for(count, count, NUMBERS_PER_THREAD)
     scratch = torch.zeros(threads, 2 * code.lanes)
@@ -87,6 +57,15 @@ def forward_(x: Tensor) -> Tensor:
     ]
     on_threads(lambda part: code.run[NAME](*part), parts)
     return found
+
+
+def check_once() -> None:
+    """Raises UbenchError within a gradient of which a graph is to be created."""
+    if torch.is_grad_enabled():
+        raise UbenchError(
+            "the fast GELU in training is differentiated once, got a graph of its gradient to create; "
+            "build the model with implementation 'reference'"
+        )
 
 
 @functools.cache

@@ -5,13 +5,13 @@ which PyTorch carries and uses for bfloat16, is twice as fast there. On Intel's 
 inference, where oneDNN takes GELU in; with AVX2 alone MKL is up to 1.6 times faster.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from uniformer_bench.model import gelu_cpu
 from uniformer_bench.model.choice import Choice
 
 SMALLEST_WEIGHT = 1024  # elements; below, the call itself takes longer than what is saved
@@ -32,10 +32,13 @@ SERVED = _served()
 MKL_IS_WHOLE = hasattr(torch.cpu, "get_capabilities") and "Intel" in str(torch.cpu.get_capabilities().get("cpu_name"))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """x (..., C_in), weight (C_out, C_in), bias (C_out) or None -> (..., C_out)."""
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None, in_training: bool = False) -> Tensor:
+    """x (..., C_in), weight (C_out, C_in), bias (C_out) or None -> (..., C_out).
+
+    `in_training` chooses as where gradients are recorded, in what is itself a part of such a graph.
+    """
     recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if not _serves(x, weight, recorded):
+    if not _serves(x, weight, recorded or in_training):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias) if recorded else _product(x, weight, bias, "none")
 
@@ -43,10 +46,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """GELU of the same, exact; one pass over memory where nothing is recorded for gradients."""
     recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if recorded:
-        hidden = linear(x, weight, bias)
-        return gelu_cpu.gelu_(hidden) if gelu_cpu.serves(hidden) else F.gelu(hidden)
-    if not _serves(x, weight, recorded):
+    if recorded or not _serves(x, weight, recorded):
         return F.gelu(linear(x, weight, bias))
     return _product(x, weight, bias, "gelu")
 
@@ -109,20 +109,28 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.has_bias = bias is not None
         return product(x, weight, bias)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         x, weight = ctx.saved_tensors
-        need_x, need_weight, need_bias = ctx.needs_input_grad
-        rows, x_rows = (tensor.reshape(-1, tensor.shape[-1]).contiguous() for tensor in (grad, x))
-        grad_x = linear(grad, weight.t(), None) if need_x else None
-        grad_weight = _crossed(rows, x_rows) if need_weight else None
-        grad_bias = rows.sum(0) if ctx.has_bias and need_bias else None
-        return grad_x, grad_weight, grad_bias
+        rows, x_rows = (tensor.reshape(-1, tensor.shape[-1]) for tensor in (grad, x))
+        grad_x, grad_weight, grad_bias = gradients(rows, x_rows, weight, ctx.needs_input_grad)
+        return None if grad_x is None else grad_x.reshape(x.shape), grad_weight, grad_bias
+
+
+def gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, needed: Sequence[bool]
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """What a gradient (M, N) of y = x W^T + b is to x (M, K), weight (N, K) and bias (N), of which some are needed."""
+    grad, x = grad.contiguous(), x.contiguous()
+    grad_x = linear(grad, weight.t(), None, in_training=True) if needed[0] else None
+    grad_weight = _crossed(grad, x) if needed[1] else None
+    return grad_x, grad_weight, grad.sum(0) if needed[2] else None
 
 
 def _crossed(a: Tensor, b: Tensor) -> Tensor:
     """a^T b for a (M, N), b (M, K); oneDNN copies its first operand, so that is the smaller one."""
-    return linear(a.t(), b.t(), None) if a.shape[1] <= b.shape[1] else linear(b.t(), a.t(), None).t()
+    if a.shape[1] <= b.shape[1] or not ahead(a.dtype):
+        return linear(a.t(), b.t(), None, in_training=True)
+    return linear(b.t(), a.t(), None, in_training=True).t()

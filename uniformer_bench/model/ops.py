@@ -17,7 +17,8 @@ from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest
 from uniformer_bench.model.attention import attention, plain
 from uniformer_bench.model.depthwise import depthwise_conv3d
-from uniformer_bench.model.linear import linear, linear_gelu
+from uniformer_bench.model.feed_forward import feed_forward
+from uniformer_bench.model.linear import linear
 from uniformer_bench.model.patches import patch_conv3d, patches_serve
 from uniformer_bench.model.stem import stem_conv3d, stem_serves
 
@@ -90,10 +91,10 @@ def _fast_dense(x: Tensor, layer: Dense) -> Tensor:
 
 
 def _fast_feed_forward(x: Tensor, fc1: Dense, fc2: Dense) -> Tensor:
+    weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
     if isinstance(fc1, nn.Linear):
-        return linear(linear_gelu(x, fc1.weight, fc1.bias), fc2.weight, fc2.bias)
-    hidden = linear_gelu(_rows(x), fc1.weight.flatten(1), fc1.bias)
-    return _volume(linear(hidden, fc2.weight.flatten(1), fc2.bias))
+        return feed_forward(x, *weights)
+    return _volume(feed_forward(_rows(x), *weights))
 
 
 def _fast_add(x: Tensor, branch: Tensor) -> Tensor:
