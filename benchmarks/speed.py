@@ -25,7 +25,8 @@ from uniformer_bench.model import build, clips_like, linear
 from uniformer_bench.model.compiled import compile_model
 from uniformer_bench.model.depthwise import depthwise_conv3d
 from uniformer_bench.model.inference import for_inference
-from uniformer_bench.optimiser import clip_gradients, optimisers_of
+from uniformer_bench.model.uniformer import UniFormer
+from uniformer_bench.optimiser import optimisers_of
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.spec import ArchSpec, PatchSpec, StageSpec
 from uniformer_bench.train import DTYPES
@@ -117,18 +118,40 @@ def training(row: Row, implementation: str, precision: str) -> Run:
     model = build(spec, CLASSES, implementation).train()
     clips = clips_like(spec, row.batch, row.grid[0], row.grid[1:])  # type: ignore[arg-type]  # two sides
     clips = clips.contiguous(memory_format=torch.channels_last_3d)
-    labels, (optimiser,) = torch.arange(row.batch) % CLASSES, optimisers_of(model, Recipe())
-    clip = clip_gradients if implementation == "fast" else torch.nn.utils.clip_grad_norm_
+    labels = torch.arange(row.batch) % CLASSES
+    begin, change = (_fast_ends if implementation == "fast" else _plain_ends)(model)
 
     def run() -> None:
-        optimiser.zero_grad(set_to_none=True)
+        begin()
         with torch.autocast("cpu", dtype=DTYPES[precision], enabled=precision != "fp32"):
             logits = model(clips)
         F.cross_entropy(logits.float(), labels).backward()
-        clip(model.parameters(), 1.0)
-        optimiser.step()
+        change()
 
     return run
+
+
+def _plain_ends(model: UniFormer) -> tuple[Run, Run]:
+    """What stands before and after the passes of a step, of every weight by itself: PyTorch's fused AdamW."""
+    adam = torch.optim.AdamW(model.parameters(), Recipe().lr, fused=True)
+
+    def change() -> None:
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        adam.step()
+
+    return adam.zero_grad, change
+
+
+def _fast_ends(model: UniFormer) -> tuple[Run, Run]:
+    """The same of all weights at once."""
+    optimisers = optimisers_of(model, Recipe())
+
+    def change() -> None:
+        optimisers.gather()
+        optimisers.clip(1.0)
+        optimisers.step()
+
+    return optimisers.zero_grad, change
 
 
 def depthwise(row: Row, implementation: str, precision: str) -> Run:

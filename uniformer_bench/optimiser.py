@@ -3,15 +3,19 @@
 Muon (K. Jordan et al., 2024, kellerjordan.github.io/posts/muon) moves a matrix by its momentum made orthogonal, so that
 all directions of a layer learn alike. The step is scaled as in arXiv 2502.16982, section 2.2, to the size of AdamW's.
 PyTorch's own takes matrices one at a time, in bfloat16, and no kernels of convolutions.
+
+A small model has some 150 weights of a few hundred numbers each, and calls for each of them are a good part of a step:
+they are laid side by side, and every change is one call for all.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from uniformer_bench import norm_cpu, orthogonal_cpu
+from uniformer_bench import orthogonal_cpu
+from uniformer_bench.errors import UbenchError
 from uniformer_bench.recipe import Recipe
 
 MOMENTUM = 0.95
@@ -20,41 +24,64 @@ QUINTIC = (3.4445, -4.7750, 2.0315)  # of Jordan: singular values go to 0.7 .. 1
 ADAM_SIZE = 0.2  # root mean square of AdamW's usual step
 
 
-class Muon(torch.optim.Optimizer):
-    """Matrices (M, N), and kernels of convolutions (M, ...) as such."""
+class Flat:
+    """Weights that lie side by side in `whole`, (numbers of all,): each is a part of its memory from now on.
 
-    def __init__(self, weights: Sequence[Tensor], lr: float, weight_decay: float) -> None:
-        super().__init__(weights, {"lr": lr, "weight_decay": weight_decay})
+    A weight that is given a place in another tensor later, as by .to(), is no longer reached.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.weights = tuple(weights)
+        self.whole = nn.Parameter(torch.cat([weight.detach().flatten() for weight in weights]))
+        for weight, part in zip(self.weights, self.parts(self.whole.detach()), strict=True):
+            weight.data = part
+
+    def parts(self, whole: Tensor) -> list[Tensor]:
+        """Of a tensor laid out as `whole`, the part of every weight in its shape."""
+        pieces = whole.split([weight.numel() for weight in self.weights])
+        return [piece.view(weight.shape) for piece, weight in zip(pieces, self.weights, strict=True)]
+
+    def gather(self) -> None:
+        """Takes the weights' gradients over as that of `whole`; of a weight without one they are zeros."""
+        self.whole.grad = torch.cat([_gradient(weight).flatten() for weight in self.weights])
+        self.forget()
+
+    def forget(self) -> None:
+        """Drops the weights' gradients."""
+        for weight in self.weights:
+            weight.grad = None
+
+
+def _gradient(weight: Tensor) -> Tensor:
+    return torch.zeros_like(weight) if weight.grad is None else weight.grad
+
+
+class Muon(torch.optim.Optimizer):
+    """For weights that are matrices (M, N), or kernels of convolutions (M, ...) taken as such, laid side by side."""
+
+    def __init__(self, flat: Flat, lr: float, weight_decay: float) -> None:
+        super().__init__([flat.whole], {"lr": lr, "weight_decay": weight_decay})
+        self._flat = flat
+        matrices = [weight.flatten(1) for weight in flat.weights]
+        roots = [weight.new_full((weight.numel(),), max(weight.shape) ** 0.5) for weight in matrices]
+        self._roots = torch.cat(roots)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # none is needed
-        """Changes every weight that has a gradient; `closure` is not called."""
-        for group in self.param_groups:
-            weights = [weight for weight in group["params"] if weight.grad is not None]
-            if weights:
-                self._step(weights, group["lr"], group["weight_decay"])
+        """Changes the weights by the gradients that were gathered; `closure` is not called."""
+        (group,) = self.param_groups
+        (whole,) = group["params"]
+        gradient, momentum = whole.grad, self._momentum(whole).lerp_(whole.grad, 1 - MOMENTUM)
+        ahead = [part.flatten(1) for part in self._flat.parts(gradient.lerp(momentum, MOMENTUM))]
+        found = torch.cat([step.flatten() for step in orthogonal(ahead)])
+        whole.mul_(1 - group["lr"] * group["weight_decay"])
+        whole.addcmul_(found, self._roots, value=-group["lr"] * ADAM_SIZE)
 
-    def _step(self, weights: list[Tensor], lr: float, weight_decay: float) -> None:
-        gradients = [weight.grad for weight in weights if weight.grad is not None]
-        momenta = [self._momentum(weight) for weight in weights]
-        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
-        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
-        torch._foreach_mul_(weights, 1 - lr * weight_decay)
-        torch._foreach_sub_(weights, _steps(ahead), alpha=lr * ADAM_SIZE)
-
-    def _momentum(self, weight: Tensor) -> Tensor:
-        state: dict[str, Tensor] = self.state[weight]
+    def _momentum(self, whole: Tensor) -> Tensor:
+        state: dict[str, Tensor] = self.state[whole]
         if not state:
-            state["momentum"] = torch.zeros_like(weight)
+            state["momentum"] = torch.zeros_like(whole)
         return state["momentum"]
-
-
-def _steps(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each made orthogonal as a matrix of its first axis by the others, times the root of its longer side."""
-    matrices = [tensor.flatten(1) for tensor in tensors]
-    found = orthogonal(matrices)
-    torch._foreach_mul_(found, [max(matrix.shape) ** 0.5 for matrix in matrices])
-    return [step.view_as(tensor) for step, tensor in zip(found, tensors, strict=True)]
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
@@ -82,13 +109,33 @@ def _iterated(matrices: Tensor) -> Tensor:
     return x.mT if matrices.shape[1] > matrices.shape[2] else x
 
 
-class Optimisers(tuple[torch.optim.Optimizer, ...]):
-    """The optimisers of a model's weights, each with some of them."""
+class Optimisers:
+    """The optimisers of a model's weights, and the weights, laid side by side: each optimiser has some of them."""
+
+    def __init__(self, each: Sequence[torch.optim.Optimizer], flats: Sequence[Flat]) -> None:
+        self.each, self._flats = tuple(each), tuple(flats)
+        for group in self.groups():
+            group["peak"] = group["lr"]
 
     def zero_grad(self) -> None:
         """Before a forward pass, which then runs without old gradients."""
-        for each in self:
-            each.zero_grad(set_to_none=True)
+        for flat in self._flats:
+            flat.whole.grad = None
+            flat.forget()
+
+    def gather(self) -> None:
+        """After the last backward pass of a step: from now on the gradients are the optimisers' alone."""
+        for flat in self._flats:
+            flat.gather()
+
+    def clip(self, most: float) -> None:
+        """Scales all gradients alike where their norm together is more than `most`."""
+        nn.utils.clip_grad_norm_([flat.whole for flat in self._flats], most)
+
+    def step(self) -> None:
+        """Changes the weights."""
+        for optimiser in self.each:
+            optimiser.step()
 
     def at(self, share: float) -> None:
         """Sets the rate of every weight to this share of its peak."""
@@ -96,45 +143,40 @@ class Optimisers(tuple[torch.optim.Optimizer, ...]):
             group["lr"] = group["peak"] * share
 
     def groups(self) -> list[dict[str, Any]]:
-        return [group for each in self for group in each.param_groups]
+        return [group for optimiser in self.each for group in optimiser.param_groups]
 
     def state(self) -> list[dict[str, Any]]:
         """What `restore` takes."""
-        return [each.state_dict() for each in self]
+        return [optimiser.state_dict() for optimiser in self.each]
 
     def restore(self, state: Sequence[dict[str, Any]]) -> None:
-        for each, own in zip(self, state, strict=True):
-            each.load_state_dict(own)
+        """Goes on from another's state. Raises UbenchError where that is of weights laid out in another way."""
+        for optimiser, own in zip(self.each, state, strict=True):
+            try:
+                optimiser.load_state_dict(own)
+            except ValueError as error:
+                raise UbenchError(
+                    f"a training goes on with the optimisers it began with, got those of another release: {error}"
+                ) from error
 
 
 def optimisers_of(model: nn.Module, recipe: Recipe) -> Optimisers:
     """AdamW that decays matrices and kernels, but neither biases nor norms nor scales; Muon in its place at
-    recipe.muon_lr for dense layers but the head, where there is such a rate."""
+    recipe.muon_lr for dense layers but the head, where there is such a rate.
+
+    The model's weights are laid side by side: from now on it has to stay on its device.
+    """
     by_muon = _dense(model) if recipe.muon_lr else []
     taken = {id(weight) for weight in by_muon}
     others = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    groups = [
-        {"params": [p for p in others if p.ndim >= 2], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in others if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    adam = torch.optim.AdamW([group for group in groups if group["params"]], lr=recipe.lr, fused=True)
-    muon = [Muon(by_muon, recipe.muon_lr, recipe.weight_decay)] if by_muon and recipe.muon_lr else []
-    found = Optimisers((adam, *muon))
-    for group in found.groups():
-        group["peak"] = group["lr"]
-    return found
-
-
-def clip_gradients(weights: Iterable[Tensor], most: float) -> None:
-    """Scales all gradients alike where their norm together is more than `most`, as clip_grad_norm_ does."""
-    weights = list(weights)
-    gradients = [weight.grad for weight in weights if weight.grad is not None]
-    if not norm_cpu.serves(gradients):
-        nn.utils.clip_grad_norm_(weights, most)
-        return
-    total = norm_cpu.norm(gradients)
-    if not total <= most:  # so that what is not a number spreads to all, as there
-        torch._foreach_mul_(gradients, most / (total + 1e-6))
+    large, small = [p for p in others if p.ndim >= 2], [p for p in others if p.ndim < 2]
+    flats = [(Flat(weights), decay) for weights, decay in ((large, recipe.weight_decay), (small, 0.0)) if weights]
+    groups = [{"params": [flat.whole], "weight_decay": decay} for flat, decay in flats]
+    adam = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    if not by_muon or not recipe.muon_lr:
+        return Optimisers([adam], [flat for flat, _ in flats])
+    dense = Flat(by_muon)
+    return Optimisers([adam, Muon(dense, recipe.muon_lr, recipe.weight_decay)], [dense, *(flat for flat, _ in flats)])
 
 
 def _dense(model: nn.Module) -> list[Tensor]:

@@ -23,7 +23,7 @@ from uniformer_bench.data.clips import Split
 from uniformer_bench.data.reading import StreamedClips
 from uniformer_bench.data.video import sample_indices
 from uniformer_bench.measure.memory import is_out_of_memory
-from uniformer_bench.optimiser import Optimisers, clip_gradients, optimisers_of
+from uniformer_bench.optimiser import Optimisers, optimisers_of
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.space import Clip
 
@@ -247,9 +247,9 @@ def _step(
 ) -> Tensor:
     optimisers.zero_grad()
     loss = gradients(model, batch, recipe, precision, micro_batch)
-    clip_gradients(model.parameters(), recipe.clip_norm)
-    for optimiser in optimisers:
-        optimiser.step()
+    optimisers.gather()
+    optimisers.clip(recipe.clip_norm)
+    optimisers.step()
     return loss
 
 

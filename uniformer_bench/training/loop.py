@@ -139,7 +139,7 @@ def _row(plan: Plan, learner: Learner, clips: Clips, progress: _Progress, each: 
     loss = progress.losses.item() / since
     if not math.isfinite(loss):
         raise UbenchError(f"the loss must stay finite, got {loss} by step {progress.done}: lower the rate, or use bf16")
-    lr = learner.optimisers[0].param_groups[0]["lr"]
+    lr = learner.optimisers.groups()[0]["lr"]
     row: Row = {"step": progress.done, "epoch": round(progress.done / each, 3), "lr": lr, "loss": loss}
     return row | {"validation_accuracy": _validate(plan, learner, clips, world) if world.first else None}
 

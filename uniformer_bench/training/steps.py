@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from uniformer_bench.data.clips import Split
 from uniformer_bench.model.checkpoints import load_checkpoint
 from uniformer_bench.model.uniformer import UniFormer, build
-from uniformer_bench.optimiser import Optimisers, clip_gradients, optimisers_of
+from uniformer_bench.optimiser import Optimisers, optimisers_of
 from uniformer_bench.train import DTYPES, share_of_rate, to_input
 from uniformer_bench.training.augment import augmented
 from uniformer_bench.training.averaging import Weights, average_into, start_average
@@ -54,10 +54,11 @@ def make_learner(plan: Plan, classes: int, world: World) -> tuple[Learner, tuple
     notes = load_checkpoint(network, plan.init).notes if plan.init else ()
     network.to(world.device).train()
     recompute_stages(network, plan.recompute)
+    optimisers = optimisers_of(network, plan.recipe)
     wrapped = DistributedDataParallel(network) if world.size > 1 else network
     scaler = torch.amp.GradScaler(torch.device(world.device).type, enabled=plan.precision == "fp16")
     average = start_average(network.state_dict()) if plan.ema else None
-    return Learner(network, wrapped, optimisers_of(network, plan.recipe), scaler, average), notes
+    return Learner(network, wrapped, optimisers, scaler, average), notes
 
 
 def restore(learner: Learner, weights: Weights, training: dict[str, Any]) -> None:
@@ -87,10 +88,11 @@ def take_step(plan: Plan, learner: Learner, share: Split, at: tuple[int, int], w
         logits = learner.model(x)
     loss = F.cross_entropy(logits.float(), targets, label_smoothing=plan.recipe.label_smoothing)
     learner.scaler.scale(loss).backward()
-    for optimiser in learner.optimisers:
+    learner.optimisers.gather()
+    for optimiser in learner.optimisers.each:
         learner.scaler.unscale_(optimiser)
-    clip_gradients(learner.network.parameters(), plan.recipe.clip_norm)
-    for optimiser in learner.optimisers:
+    learner.optimisers.clip(plan.recipe.clip_norm)
+    for optimiser in learner.optimisers.each:
         learner.scaler.step(optimiser)
     learner.scaler.update()
     if learner.average is not None:
