@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tests.kernels import MACHINES, compiled_for
-from uniformer_bench import orthogonal_cpu
+from uniformer_bench import optimiser, orthogonal_cpu
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.model import build, llvm
 from uniformer_bench.optimiser import (
@@ -18,6 +18,7 @@ from uniformer_bench.optimiser import (
     Flat,
     Muon,
     Optimisers,
+    flats_of,
     optimisers_of,
     orthogonal,
 )
@@ -39,7 +40,7 @@ def by_singular_values(matrix):
     return u @ torch.diag(x) @ v
 
 
-OWN = [(2, 16, 16), (3, 48, 16), (1, 32, 144), (2, 80, 96)]  # shapes that our CPU kernel takes
+OWN = [(2, 16, 16), (3, 48, 16), (1, 32, 144), (2, 80, 96), (1, 320, 336)]  # shapes that our CPU kernel takes
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 40), (2, 40, 5), (1, 1, 7), *OWN])
@@ -109,8 +110,8 @@ def test_nothing_becomes_of_no_gradient():
 def step_by_muon(weights, gradients, lr, decay, muon=None):
     """One step of Muon on the weights by these gradients; gives the optimiser, for the next."""
     if muon is None:
-        flat = Flat(weights)
-        muon = Optimisers([Muon(flat, lr, decay)], [flat])
+        flats = flats_of(weights)
+        muon = Optimisers([Muon(flats, lr, decay)], flats)
     for weight, gradient in zip(weights, gradients, strict=True):
         weight.grad = None if gradient is None else gradient.clone()
     muon.gather()
@@ -129,6 +130,19 @@ def test_the_first_two_steps_are_as_defined():
         expected = expected * (1 - lr * decay) - step.float()
         muon = step_by_muon([weight], [gradient], lr, decay, muon)
         assert (weight - expected).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("largest", [0, 24, 36, 1000])
+def test_large_weights_stand_alone_and_learn_alike(largest, monkeypatch):
+    monkeypatch.setattr(optimiser, "LARGEST_BESIDE", largest)
+    shapes, laid = ((6, 4), (6, 6), (3, 4)), {0: [24, 36, 12], 24: [36, 36], 36: [72], 1000: [72]}[largest]
+    weights, alone = ([nn.Parameter(matrices(*shape)) for shape in shapes] for _ in range(2))
+    assert sorted(len(flat.whole) for flat in flats_of(weights)) == sorted(laid)
+    gradients = [torch.cos(weight.detach()) for weight in weights]
+    step_by_muon(weights, gradients, 0.1, 0.01)
+    for weight, gradient, other in zip(weights, gradients, alone, strict=True):
+        step_by_muon([other], [gradient], 0.1, 0.01)
+        assert (weight - other).abs().max() < 1e-6
 
 
 def test_kernels_are_matrices_and_those_alike_are_independent():
@@ -159,6 +173,27 @@ def test_weights_side_by_side_keep_their_values_and_share_the_whole():
     with torch.no_grad():
         flat.whole.mul_(2)
     assert all(torch.equal(weight, 2 * old) for weight, old in zip(weights, before, strict=True))
+
+
+def test_weights_that_were_moved_are_refused_rather_than_left():
+    model = build(variant("micro"), 2)
+    optimisers = optimisers_of(model, Recipe())
+    model.double().float()
+    with pytest.raises(UbenchError, match="must stay where its optimisers found it"):
+        optimisers.gather()
+
+
+def test_frozen_weights_are_left_alone():
+    model, recipe = build(variant("micro"), 2), Recipe(muon_lr=0.02)
+    frozen = [model.patch_embed1.proj.weight, model.head.weight, model.norm.bias]
+    for weight in frozen:
+        weight.requires_grad_(False)
+    before = [weight.clone() for weight in frozen]
+    optimisers = optimisers_of(model, recipe)
+    sum(p.square().sum() for p in model.parameters()).backward()
+    optimisers.gather()
+    optimisers.step()
+    assert all(map(torch.equal, frozen, before))
 
 
 def test_gathered_gradients_lie_as_the_weights_do_whatever_their_layout():
@@ -252,23 +287,39 @@ def test_going_on_from_a_state_is_going_on():
 
 def test_a_state_of_weights_one_by_one_is_refused():
     model = build(variant("micro"), 2)
-    one_by_one = torch.optim.AdamW([{"params": [p]} for p in model.parameters()]).state_dict()
-    with pytest.raises(UbenchError, match="the optimisers it began with, got those of another release"):
+    several = ([p for p in model.parameters() if (p.ndim >= 2) == wide] for wide in (True, False))
+    one_by_one = torch.optim.AdamW([{"params": each} for each in several]).state_dict()
+    with pytest.raises(UbenchError, match="weights laid out as it began, as by the same release, got"):
         optimisers_of(model, Recipe()).restore([one_by_one])
+    with pytest.raises(UbenchError, match="laid out as it began"):
+        optimisers_of(model, Recipe()).restore([])
 
 
-@pytest.mark.parametrize("most", [0.5, 1e6])
-def test_gradients_are_clipped_to_their_norm_together(most):
+def gathered(most, change=lambda weights: None):
+    """All gradients after a clip, and as they were before it."""
     model = build(variant("micro"), 2)
     optimisers = optimisers_of(model, Recipe(muon_lr=0.02))
     for weight in model.parameters():
         weight.grad = torch.cos(weight.detach())
-    numbers = torch.cat([weight.grad.double().flatten() for weight in model.parameters()])
+    change(list(model.parameters()))
     optimisers.gather()
-    optimisers.clip(most)
-    found = torch.cat([p.grad.double() for group in optimisers.groups() for p in group["params"]])
-    expected = numbers.norm() * min(1.0, most / (numbers.norm() + 1e-6))
-    assert found.norm().item() == pytest.approx(expected.item(), rel=1e-5)
+    before = torch.cat([p.grad.double() for group in optimisers.groups() for p in group["params"]])
+    norm = optimisers.clip(most)
+    return torch.cat([p.grad.double() for group in optimisers.groups() for p in group["params"]]), before, norm
+
+
+@pytest.mark.parametrize("most", [0.5, 1e6])
+def test_gradients_are_clipped_to_their_norm_together(most):
+    found, before, norm = gathered(most)
+    assert norm.item() == pytest.approx(before.norm().item(), rel=1e-4)
+    assert torch.allclose(found, before * min(1.0, most / before.norm().item()), rtol=1e-3)
+
+
+def test_what_is_no_number_spreads_to_all():
+    def spoil(weights):
+        weights[3].grad.view(-1)[0] = torch.nan
+
+    assert gathered(1.0, spoil)[0].isnan().all()
 
 
 @pytest.mark.parametrize("rate", [0, -1, "fast", float("nan")])

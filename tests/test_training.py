@@ -23,6 +23,7 @@ from uniformer_bench.errors import UbenchError
 from uniformer_bench.measure.accuracy import Accuracy
 from uniformer_bench.measure.profile import thread_count
 from uniformer_bench.model import build
+from uniformer_bench.optimiser import optimisers_of
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.spec import ArchSpec, StageSpec
 from uniformer_bench.train import MEAN, batches
@@ -36,9 +37,10 @@ from uniformer_bench.training.recompute import recompute_stages
 from uniformer_bench.training.saved import read_saved
 from uniformer_bench.training.start import Loading, accuracies_of, subject_of
 from uniformer_bench.training.start import make_plan as make_plan_of
-from uniformer_bench.training.steps import batch_of, make_learner, share_of
+from uniformer_bench.training.steps import Learner, batch_of, change_weights, make_learner, share_of
 from uniformer_bench.training.testing import Views, accuracies, parse_views, views_of
 from uniformer_bench.training.world import World
+from uniformer_bench.variants import variant
 
 SPEC = ArchSpec(
     stages=(StageSpec(mixer="local", depth=1, width=8, kernel=(3, 3, 3)), StageSpec(mixer="global", depth=1, width=8)),
@@ -405,9 +407,28 @@ def one_step_by_hand(plan, clips, processes):
         x, targets = batch_of(plan, 2, share_of(clips.train, index, world), 0, world)
         loss = torch.nn.functional.cross_entropy(model(x), targets, label_smoothing=plan.recipe.label_smoothing)
         (loss / processes).backward()  # adds up over the ranks
-    torch.nn.utils.clip_grad_norm_(model.parameters(), plan.recipe.clip_norm)
-    learner.optimisers[0].step()
+    learner.optimisers.gather()
+    learner.optimisers.clip(plan.recipe.clip_norm)
+    learner.optimisers.step()
     return model
+
+
+@pytest.mark.parametrize("lost", [torch.inf, torch.nan])
+def test_in_float16_no_optimiser_steps_where_one_has_lost_its_gradients(lost):
+    network = build(variant("micro"), 2)
+    optimisers, scaler = optimisers_of(network, Recipe(muon_lr=0.02)), torch.amp.GradScaler("cpu")
+    learner = Learner(network, network, optimisers, scaler, None)
+    before = [weight.detach().clone() for weight in network.parameters()]
+    for broken in (True, False):
+        optimisers.zero_grad()
+        scaler.scale(sum(weight.square().sum() for weight in network.parameters())).backward()
+        if broken:
+            network.head.bias.grad[0] = lost
+        change_weights(learner, 1.0)
+        scaler.update()
+        assert all(map(torch.equal, network.parameters(), before)) == broken
+    assert scaler.get_scale() == 2.0**15  # half of where it begins
+    assert all(weight.isfinite().all() for weight in network.parameters())
 
 
 def test_a_pick_keeps_what_the_search_tried_and_others_take_the_papers_recipe(tmp_path):

@@ -5,7 +5,8 @@ all directions of a layer learn alike. The step is scaled as in arXiv 2502.16982
 PyTorch's own takes matrices one at a time, in bfloat16, and no kernels of convolutions.
 
 A small model has some 150 weights of a few hundred numbers each, and calls for each of them are a good part of a step:
-they are laid side by side, and every change is one call for all.
+they are laid side by side, and every change is one call for all. A large weight stands alone: its gradient is then
+not copied.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,18 +23,17 @@ MOMENTUM = 0.95
 ITERATIONS = 5
 QUINTIC = (3.4445, -4.7750, 2.0315)  # of Jordan: singular values go to 0.7 .. 1.2, and fast
 ADAM_SIZE = 0.2  # root mean square of AdamW's usual step
+LARGEST_BESIDE = 65536  # numbers of a weight that lies beside others: more take longer to copy than a call takes
 
 
 class Flat:
-    """Weights that lie side by side in `whole`, (numbers of all,): each is a part of its memory from now on.
-
-    A weight that is given a place in another tensor later, as by .to(), is no longer reached.
-    """
+    """Weights that lie side by side in `whole`, (numbers of all,): each is a part of its memory from now on."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = tuple(weights)
         self.whole = nn.Parameter(torch.cat([weight.detach().flatten() for weight in weights]))
-        for weight, part in zip(self.weights, self.parts(self.whole.detach()), strict=True):
+        self._parts = self.parts(self.whole.detach())
+        for weight, part in zip(self.weights, self._parts, strict=True):
             weight.data = part
 
     def parts(self, whole: Tensor) -> list[Tensor]:
@@ -42,9 +42,15 @@ class Flat:
         return [piece.view(weight.shape) for piece, weight in zip(pieces, self.weights, strict=True)]
 
     def gather(self) -> None:
-        """Takes the weights' gradients over as that of `whole`; of a weight without one they are zeros."""
-        self.whole.grad = torch.cat([_gradient(weight).flatten() for weight in self.weights])
+        """Takes the weights' gradients over as that of `whole`; of a weight without one they are zeros.
+
+        Raises UbenchError where the weights lie elsewhere by now, as after model.to(): they would stay as they are.
+        """
+        if not self.weights[0].is_set_to(self._parts[0]):
+            raise UbenchError("a model in training must stay where its optimisers found it, got weights moved since")
+        gradients = [_gradient(weight).flatten() for weight in self.weights]
         self.forget()
+        self.whole.grad = torch.cat(gradients) if len(gradients) > 1 else gradients[0]
 
     def forget(self) -> None:
         """Drops the weights' gradients."""
@@ -56,32 +62,48 @@ def _gradient(weight: Tensor) -> Tensor:
     return torch.zeros_like(weight) if weight.grad is None else weight.grad
 
 
-class Muon(torch.optim.Optimizer):
-    """For weights that are matrices (M, N), or kernels of convolutions (M, ...) taken as such, laid side by side."""
+def flats_of(weights: Sequence[Tensor]) -> list[Flat]:
+    """All of them laid out: the small ones side by side, the large ones each alone."""
+    small = [weight for weight in weights if weight.numel() <= LARGEST_BESIDE]
+    large = [weight for weight in weights if weight.numel() > LARGEST_BESIDE]
+    return [Flat(each) for each in (small, *([weight] for weight in large)) if each]
 
-    def __init__(self, flat: Flat, lr: float, weight_decay: float) -> None:
-        super().__init__([flat.whole], {"lr": lr, "weight_decay": weight_decay})
-        self._flat = flat
-        matrices = [weight.flatten(1) for weight in flat.weights]
-        roots = [weight.new_full((weight.numel(),), max(weight.shape) ** 0.5) for weight in matrices]
-        self._roots = torch.cat(roots)
+
+class Muon(torch.optim.Optimizer):
+    """For weights that are matrices (M, N), or kernels of convolutions (M, ...) taken as such."""
+
+    def __init__(self, flats: Sequence[Flat], lr: float, weight_decay: float) -> None:
+        super().__init__([flat.whole for flat in flats], {"lr": lr, "weight_decay": weight_decay})
+        self._flats = tuple(flats)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # none is needed
         """Changes the weights by the gradients that were gathered; `closure` is not called."""
         (group,) = self.param_groups
-        (whole,) = group["params"]
-        gradient, momentum = whole.grad, self._momentum(whole).lerp_(whole.grad, 1 - MOMENTUM)
-        ahead = [part.flatten(1) for part in self._flat.parts(gradient.lerp(momentum, MOMENTUM))]
-        found = torch.cat([step.flatten() for step in orthogonal(ahead)])
-        whole.mul_(1 - group["lr"] * group["weight_decay"])
-        whole.addcmul_(found, self._roots, value=-group["lr"] * ADAM_SIZE)
+        wholes = group["params"]
+        gradients = [whole.grad for whole in wholes]
+        momenta = [self._momentum(whole) for whole in wholes]
+        torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
+        ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
+        parts = [flat.parts(numbers) for flat, numbers in zip(self._flats, ahead, strict=True)]
+        steps = iter(_steps([part for own in parts for part in own]))
+        found = [torch.cat([next(steps) for _ in own]) for own in parts]
+        torch._foreach_mul_(wholes, 1 - group["lr"] * group["weight_decay"])
+        torch._foreach_sub_(wholes, found, alpha=group["lr"] * ADAM_SIZE)
 
     def _momentum(self, whole: Tensor) -> Tensor:
         state: dict[str, Tensor] = self.state[whole]
         if not state:
             state["momentum"] = torch.zeros_like(whole)
         return state["momentum"]
+
+
+def _steps(tensors: Sequence[Tensor]) -> list[Tensor]:
+    """Each made orthogonal as a matrix of its first axis by the others, times the root of its longer side; flat."""
+    matrices = [tensor.flatten(1) for tensor in tensors]
+    found = orthogonal(matrices)
+    torch._foreach_mul_(found, [max(matrix.shape) ** 0.5 for matrix in matrices])
+    return [step.flatten() for step in found]
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
@@ -128,9 +150,9 @@ class Optimisers:
         for flat in self._flats:
             flat.gather()
 
-    def clip(self, most: float) -> None:
-        """Scales all gradients alike where their norm together is more than `most`."""
-        nn.utils.clip_grad_norm_([flat.whole for flat in self._flats], most)
+    def clip(self, most: float) -> Tensor:
+        """Scales all gradients alike where their norm together is more than `most`; gives that norm."""
+        return nn.utils.clip_grad_norm_([flat.whole for flat in self._flats], most)
 
     def step(self) -> None:
         """Changes the weights."""
@@ -151,36 +173,40 @@ class Optimisers:
 
     def restore(self, state: Sequence[dict[str, Any]]) -> None:
         """Goes on from another's state. Raises UbenchError where that is of weights laid out in another way."""
-        for optimiser, own in zip(self.each, state, strict=True):
-            try:
+        try:
+            for optimiser, own in zip(self.each, state, strict=True):
                 optimiser.load_state_dict(own)
-            except ValueError as error:
-                raise UbenchError(
-                    f"a training goes on with the optimisers it began with, got those of another release: {error}"
-                ) from error
+        except ValueError as error:
+            raise UbenchError(
+                f"a training goes on with weights laid out as it began, as by the same release, got: {error}"
+            ) from error
 
 
 def optimisers_of(model: nn.Module, recipe: Recipe) -> Optimisers:
     """AdamW that decays matrices and kernels, but neither biases nor norms nor scales; Muon in its place at
-    recipe.muon_lr for dense layers but the head, where there is such a rate.
+    recipe.muon_lr for dense layers but the head, where there is such a rate. Weights that are frozen are left alone.
 
-    The model's weights are laid side by side: from now on it has to stay on its device.
+    The weights are given other places in memory: the model stays on its device from now on.
     """
     by_muon = _dense(model) if recipe.muon_lr else []
     taken = {id(weight) for weight in by_muon}
-    others = [parameter for parameter in model.parameters() if id(parameter) not in taken]
-    large, small = [p for p in others if p.ndim >= 2], [p for p in others if p.ndim < 2]
-    flats = [(Flat(weights), decay) for weights, decay in ((large, recipe.weight_decay), (small, 0.0)) if weights]
-    groups = [{"params": [flat.whole], "weight_decay": decay} for flat, decay in flats]
+    others = [p for p in model.parameters() if p.requires_grad and id(p) not in taken]
+    large, small = (flats_of([p for p in others if (p.ndim >= 2) == several]) for several in (True, False))
+    groups = [
+        {"params": [flat.whole for flat in flats], "weight_decay": decay}
+        for flats, decay in ((large, recipe.weight_decay), (small, 0.0))
+        if flats
+    ]
     adam = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     if not by_muon or not recipe.muon_lr:
-        return Optimisers([adam], [flat for flat, _ in flats])
-    dense = Flat(by_muon)
-    return Optimisers([adam, Muon(dense, recipe.muon_lr, recipe.weight_decay)], [dense, *(flat for flat, _ in flats)])
+        return Optimisers([adam], large + small)
+    dense = flats_of(by_muon)
+    return Optimisers([adam, Muon(dense, recipe.muon_lr, recipe.weight_decay)], large + small + dense)
 
 
 def _dense(model: nn.Module) -> list[Tensor]:
     """The weights that are one matrix each, in the models' order; a classifier's rows are better learnt apart."""
     layers = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv3d)]
     head = getattr(model, "head", None)
-    return [layer.weight for layer in layers if layer is not head and getattr(layer, "groups", 1) == 1]
+    dense = [layer.weight for layer in layers if layer is not head and getattr(layer, "groups", 1) == 1]
+    return [weight for weight in dense if weight.requires_grad]

@@ -232,7 +232,11 @@ def _infer(model: nn.Module, shape: tuple[int, ...], protocol: Protocol) -> None
 
 
 def _train(model: nn.Module, shape: tuple[int, ...], protocol: Protocol) -> None:
-    """One step as in the middle of a run: AdamW has its state, and last step's gradients are gone."""
+    """One step as in the middle of a run: AdamW has its state, and last step's gradients are gone.
+
+    A training of ours has the gradients of small weights twice at the end of a step, when the activations are gone:
+    more than this where weights outweigh these.
+    """
     model.train()
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
     for parameter in model.parameters():

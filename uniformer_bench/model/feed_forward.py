@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from uniformer_bench.model import gelu_cpu, llvm
-from uniformer_bench.model.linear import gradients, linear, linear_gelu
+from uniformer_bench.model.linear import gradients, is_recorded, linear, linear_gelu
 
 
 def feed_forward(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tensor | None) -> Tensor:
@@ -18,8 +18,7 @@ def feed_forward(x: Tensor, w1: Tensor, b1: Tensor | None, w2: Tensor, b2: Tenso
 
     Its gradient on a CPU in float32 raises UbenchError where a graph of it is to be created: see gelu_cpu.
     """
-    recorded = torch.is_grad_enabled() and (x.requires_grad or w1.requires_grad or w2.requires_grad)
-    if recorded and _serves(x, w1, w2):
+    if is_recorded(x, w1, b1, w2, b2) and _serves(x, w1, w2):
         found: Tensor = _FeedForward.apply(x, w1, b1, w2, b2)
         return found
     return linear(linear_gelu(x, w1.flatten(1), b1), w2.flatten(1), b2)

@@ -35,9 +35,9 @@ MKL_IS_WHOLE = hasattr(torch.cpu, "get_capabilities") and "Intel" in str(torch.c
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, in_training: bool = False) -> Tensor:
     """x (..., C_in), weight (C_out, C_in), bias (C_out) or None -> (..., C_out).
 
-    `in_training` chooses as where gradients are recorded, in what is itself a part of such a graph.
+    `in_training` says that it is a part of a training step, though PyTorch records no gradients of it.
     """
-    recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
+    recorded = is_recorded(x, weight, bias)
     if not _serves(x, weight, recorded or in_training):
         return F.linear(x, weight, bias)
     return _Linear.apply(x, weight, bias) if recorded else _product(x, weight, bias, "none")
@@ -45,10 +45,14 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, in_training: bool = F
 
 def linear_gelu(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """GELU of the same, exact; one pass over memory where nothing is recorded for gradients."""
-    recorded = torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad)
-    if recorded or not _serves(x, weight, recorded):
+    if is_recorded(x, weight, bias) or not _serves(x, weight, recorded=False):
         return F.gelu(linear(x, weight, bias))
     return _product(x, weight, bias, "gelu")
+
+
+def is_recorded(*tensors: Tensor | None) -> bool:
+    """Whether PyTorch records what is done to these for gradients."""
+    return torch.is_grad_enabled() and any(tensor is not None and tensor.requires_grad for tensor in tensors)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None, activation: str = "none") -> Tensor:
@@ -130,7 +134,7 @@ def gradients(
 
 
 def _crossed(a: Tensor, b: Tensor) -> Tensor:
-    """a^T b for a (M, N), b (M, K); oneDNN copies its first operand, so that is the smaller one."""
+    """a^T b for a (M, N), b (M, K); oneDNN copies its first operand, so that is the smaller one there."""
     if a.shape[1] <= b.shape[1] or not ahead(a.dtype):
         return linear(a.t(), b.t(), None, in_training=True)
     return linear(b.t(), a.t(), None, in_training=True).t()

@@ -50,7 +50,7 @@ def write_product(module: "ir.Module", machine: Machine) -> None:
 
 
 def _strip(b: Any, lanes: int, args: Sequence[Any], column: Any, vectors: int, steps: Sequence[int]) -> None:
-    """All rows of so many vectors of columns, in tiles of fewer and fewer rows."""
+    """The rows of so many vectors of columns, all or those from the diagonal on, in tiles of fewer and fewer rows."""
     done: Any = b.select(b.trunc(args[12], ir.IntType(1)), column, WORD(0))
     for step in steps:
         tiles = b.udiv(b.sub(args[9], done), WORD(step))

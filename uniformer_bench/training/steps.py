@@ -88,16 +88,23 @@ def take_step(plan: Plan, learner: Learner, share: Split, at: tuple[int, int], w
         logits = learner.model(x)
     loss = F.cross_entropy(logits.float(), targets, label_smoothing=plan.recipe.label_smoothing)
     learner.scaler.scale(loss).backward()
-    learner.optimisers.gather()
-    for optimiser in learner.optimisers.each:
-        learner.scaler.unscale_(optimiser)
-    learner.optimisers.clip(plan.recipe.clip_norm)
-    for optimiser in learner.optimisers.each:
-        learner.scaler.step(optimiser)
+    change_weights(learner, plan.recipe.clip_norm)
     learner.scaler.update()
     if learner.average is not None:
         average_into(learner.average, learner.network.state_dict(), step, plan.ema)
     return loss.detach()
+
+
+def change_weights(learner: Learner, clip_norm: float) -> None:
+    """The weights, by the gradients. Where one of these is not finite in float16, no optimiser takes a step: clipped
+    together, those of the others are lost as well."""
+    learner.optimisers.gather()
+    for optimiser in learner.optimisers.each:
+        learner.scaler.unscale_(optimiser)
+    norm = learner.optimisers.clip(clip_norm)
+    if not learner.scaler.is_enabled() or torch.isfinite(norm):
+        for optimiser in learner.optimisers.each:
+            learner.scaler.step(optimiser)
 
 
 def batch_of(plan: Plan, classes: int, share: Split, step: int, world: World) -> tuple[Tensor, Tensor]:
