@@ -43,10 +43,28 @@ def by_singular_values(matrix):
 OWN = [(2, 16, 16), (3, 48, 16), (1, 32, 144), (2, 80, 96), (1, 320, 336)]  # shapes that our CPU kernel takes
 
 
-@pytest.mark.parametrize("shape", [(3, 8, 8), (2, 5, 40), (2, 40, 5), (1, 1, 7), *OWN])
-def test_orthogonal_moves_singular_values_alone(shape):
-    found = orthogonal(list(matrices(*shape)))
-    for own, matrix in zip(found, matrices(*shape), strict=True):
+def by_kernel(given, iterations=ITERATIONS):
+    """What our kernel makes of matrices, without the roots of their longer sides."""
+    shapes = tuple((len(matrix), len(matrix[0])) for matrix in given)
+    numbers = torch.cat([matrix.flatten() for matrix in given])
+    assert orthogonal_cpu.serves(numbers, shapes)
+    found = orthogonal_cpu.steps(numbers, shapes, QUINTIC, iterations).split([m * n for m, n in shapes])
+    return [own.view(shape) / max(shape) ** 0.5 for own, shape in zip(found, shapes, strict=True)]
+
+
+def by_pytorch(given):
+    return orthogonal(given)
+
+
+def routes():
+    ours = pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
+    every = [(by_pytorch, shape) for shape in [(3, 8, 8), (2, 5, 40), (2, 40, 5), (1, 1, 7), *OWN]]
+    return every + [pytest.param(by_kernel, shape, marks=ours) for shape in OWN]
+
+
+@pytest.mark.parametrize(("route", "shape"), routes())
+def test_orthogonal_moves_singular_values_alone(route, shape):
+    for own, matrix in zip(route(list(matrices(*shape))), matrices(*shape), strict=True):
         assert (own - by_singular_values(matrix)).abs().max() < 1e-3
         assert torch.linalg.svdvals(own).max() < 1.3
 
@@ -54,11 +72,10 @@ def test_orthogonal_moves_singular_values_alone(shape):
 @pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
 @pytest.mark.parametrize("machine", MACHINES, ids=str)
 @pytest.mark.parametrize("shape", OWN)
-def test_our_kernel_iterates_as_pytorch(shape, machine):
+def test_our_kernel_iterates_as_defined(shape, machine):
     given = list(matrices(*shape))
-    assert all(map(orthogonal_cpu.serves, given))
     with compiled_for(machine, orthogonal_cpu):
-        found = orthogonal_cpu.orthogonal(given, QUINTIC, 3)
+        found = by_kernel(given, 3)
     a, b, c = QUINTIC
     for own, matrix in zip(found, given, strict=True):
         expected = (matrix / matrix.norm()).double()
@@ -76,35 +93,47 @@ def test_our_kernel_on_a_gradient_of_nearly_low_rank(shape, machine):
     u, _, v = torch.linalg.svd(matrices(*shape).double(), full_matrices=False)
     given = (u * torch.logspace(0, -6, min(shape)) @ v).float()
     with compiled_for(machine, orthogonal_cpu):
-        (found,) = orthogonal_cpu.orthogonal([given], QUINTIC, ITERATIONS)
+        (found,) = by_kernel([given])
     assert (found - by_singular_values(given)).abs().max() < 0.01
     assert torch.linalg.svdvals(found).max() < 1.3
 
 
 def test_whom_our_kernel_does_not_serve():
-    refused = [(16, 24), (8, 16), (336, 336), (0, 16)]
-    assert [orthogonal_cpu.serves(matrices(*shape)) for shape in refused] == [False] * 4
-    assert orthogonal_cpu.serves(matrices(32, 16))
-    assert not orthogonal_cpu.serves(matrices(32, 16).t())
-    assert not orthogonal_cpu.serves(matrices(16, 16).double())
+    numbers = matrices(512)
+    assert orthogonal_cpu.serves(numbers, ((32, 16),)) == llvm.available()
+    for refused in ((16, 24), (8, 16), (336, 336)):
+        assert not orthogonal_cpu.serves(numbers, ((32, 16), refused))
+    assert not orthogonal_cpu.serves(numbers[:0], ((0, 16),))
+    assert not orthogonal_cpu.serves(matrices(2, 512)[:, ::2], ((32, 16),))
+    assert not orthogonal_cpu.serves(numbers.double(), ((32, 16),))
 
 
 @pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
 def test_matrices_of_all_shapes_go_through_at_once(monkeypatch):
-    """Those that our kernel takes, in one call, and the others, each as it is alone and in its place."""
-    given = [matrices(*shape) for shape in ((16, 32), (5, 7), (48, 16), (5, 7), (16, 16), (336, 336))]
-    alone = [orthogonal([matrix])[0] for matrix in given]
+    """On one thread or two, each as it is alone and in its place."""
+    given = [matrices(*shape) for shape in ((16, 32), (48, 16), (16, 16), (16, 32))]
+    alone = [by_kernel([matrix])[0] for matrix in given]
+    monkeypatch.setattr(orthogonal_cpu, "MACS_PER_THREAD", 1)
     for threads in (1, 2):
-        monkeypatch.setattr(orthogonal_cpu, "MACS_PER_THREAD", 1)
+        orthogonal_cpu.plan_of.cache_clear()
         monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
-        for together, one in zip(orthogonal(given), alone, strict=True):
+        for together, one in zip(by_kernel(given), alone, strict=True):
             assert (together - one).abs().max() < 1e-6
+    orthogonal_cpu.plan_of.cache_clear()
 
 
-def test_nothing_becomes_of_no_gradient():
-    for shape in ((16, 16), (4, 3)):
-        assert torch.equal(orthogonal([torch.zeros(shape)])[0], torch.zeros(shape))
+def test_pytorchs_route_has_matrices_of_all_shapes_in_their_places():
+    given = [matrices(*shape) for shape in ((16, 32), (5, 7), (48, 16), (5, 7))]
+    for together, matrix in zip(orthogonal(given), given, strict=True):
+        assert (together - orthogonal([matrix])[0]).abs().max() < 1e-6
     assert orthogonal([]) == []
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (4, 3)])
+def test_nothing_becomes_of_no_gradient(shape):
+    weight = nn.Parameter(torch.ones(shape))
+    step_by_muon([weight], [torch.zeros(shape)], 0.1, 0.0)
+    assert torch.equal(weight, torch.ones(shape))
 
 
 def step_by_muon(weights, gradients, lr, decay, muon=None):
@@ -130,6 +159,18 @@ def test_the_first_two_steps_are_as_defined():
         expected = expected * (1 - lr * decay) - step.float()
         muon = step_by_muon([weight], [gradient], lr, decay, muon)
         assert (weight - expected).abs().max() < 1e-4
+
+
+def test_a_step_by_our_kernel_and_by_pytorchs_products_are_one():
+    """Beside a matrix that our kernel does not take all of them are PyTorch's."""
+    shapes = ((16, 32), (32, 16), (16, 1, 1, 3, 16))
+    ours, theirs = ([nn.Parameter(matrices(*shape)) for shape in shapes] for _ in range(2))
+    gradients = [torch.cos(weight.detach()) for weight in ours]
+    step_by_muon(ours, gradients, 0.1, 0.01)
+    odd = nn.Parameter(matrices(5, 7))
+    step_by_muon([*theirs, odd], [*gradients, torch.ones(5, 7)], 0.1, 0.01)
+    for own, other in zip(ours, theirs, strict=True):
+        assert (own - other).abs().max() < 1e-4
 
 
 @pytest.mark.parametrize("largest", [0, 24, 36, 1000])

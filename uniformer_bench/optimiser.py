@@ -9,6 +9,7 @@ they are laid side by side, and every change is one call for all. A large weight
 not copied.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,6 +32,7 @@ class Flat:
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = tuple(weights)
+        self.shapes = tuple((len(weight), math.prod(weight.shape[1:])) for weight in weights)  # as matrices
         self.whole = nn.Parameter(torch.cat([weight.detach().flatten() for weight in weights]))
         self._parts = self.parts(self.whole.detach())
         for weight, part in zip(self.weights, self._parts, strict=True):
@@ -85,9 +87,7 @@ class Muon(torch.optim.Optimizer):
         momenta = [self._momentum(whole) for whole in wholes]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
-        parts = [flat.parts(numbers) for flat, numbers in zip(self._flats, ahead, strict=True)]
-        steps = iter(_steps([part for own in parts for part in own]))
-        found = [torch.cat([next(steps) for _ in own]) for own in parts]
+        found = [_steps(flat, numbers) for flat, numbers in zip(self._flats, ahead, strict=True)]
         torch._foreach_mul_(wholes, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_sub_(wholes, found, alpha=group["lr"] * ADAM_SIZE)
 
@@ -98,30 +98,31 @@ class Muon(torch.optim.Optimizer):
         return state["momentum"]
 
 
-def _steps(tensors: Sequence[Tensor]) -> list[Tensor]:
-    """Each made orthogonal as a matrix of its first axis by the others, times the root of its longer side; flat."""
-    matrices = [tensor.flatten(1) for tensor in tensors]
+def _steps(flat: Flat, numbers: Tensor) -> Tensor:
+    """Of numbers laid out as the weights: each weight's, as a matrix of its first axis by the others, made orthogonal,
+    times the root of its longer side."""
+    if orthogonal_cpu.serves(numbers, flat.shapes):
+        return orthogonal_cpu.steps(numbers, flat.shapes, QUINTIC, ITERATIONS)
+    matrices = [part.flatten(1) for part in flat.parts(numbers)]
     found = orthogonal(matrices)
     torch._foreach_mul_(found, [max(matrix.shape) ** 0.5 for matrix in matrices])
-    return [step.flatten() for step in found]
+    return torch.cat([step.flatten() for step in found])
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Matrices (M, N) of the same singular vectors, whose singular values are all about 1 (Newton-Schulz)."""
-    ours, alike = list[int](), dict[torch.Size, list[int]]()
+    """Matrices (M, N) of the same singular vectors, whose singular values are all about 1 (Newton-Schulz); those of a
+    shape together."""
+    alike = dict[torch.Size, list[int]]()
     for i, matrix in enumerate(matrices):
-        (ours if orthogonal_cpu.serves(matrix) else alike.setdefault(matrix.shape, [])).append(i)
+        alike.setdefault(matrix.shape, []).append(i)
     found = dict[int, Tensor]()
-    if ours:
-        steps = orthogonal_cpu.orthogonal([matrices[i] for i in ours], QUINTIC, ITERATIONS)
-        found.update(zip(ours, steps, strict=True))
     for places in alike.values():
         found.update(zip(places, _iterated(torch.stack([matrices[i] for i in places])), strict=True))
     return [found[i] for i in range(len(matrices))]
 
 
 def _iterated(matrices: Tensor) -> Tensor:
-    """The same of (K, M, N), by PyTorch's products."""
+    """Of (K, M, N): x -> a x + (b G + c G^2) x, G = x x^T, of the shorter side."""
     a, b, c = QUINTIC
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)

@@ -12,7 +12,7 @@ below a thousandth of the largest rounding leaves the result uncertain by up to 
 import functools
 import itertools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -51,32 +51,49 @@ MACS_PER_THREAD = 50_000_000  # about 1.5 ms of work
 LONGEST = 320  # of the shorter side: beyond, hardly faster than PyTorch's products
 COLUMNS = 4  # of the table of matrices: where one is, where its result goes, rows, columns
 
-
-def serves(matrix: Tensor) -> bool:
-    """Whether `orthogonal` can: (M, N) in float32 on the CPU, dense, of sides that fill vectors, one of them short."""
-    m, n = matrix.shape
-    fits = min(m, n) <= LONGEST and m % 16 == 0 == n % 16 and matrix.numel() > 0
-    return fits and llvm.reads(matrix) and matrix.dtype == torch.float32 and matrix.is_contiguous()
+Shapes = tuple[tuple[int, int], ...]
 
 
-def orthogonal(matrices: Sequence[Tensor], coefficients: tuple[float, float, float], iterations: int) -> list[Tensor]:
-    """Each (M, N) over its norm, after so many iterations of the polynomial with these (a, b, c)."""
-    found = [torch.empty_like(matrix) for matrix in matrices]
-    code = compiled(coefficients)
-    sides = [(min(matrix.shape), max(matrix.shape)) for matrix in matrices]
-    macs = [m * m * ((4 * iterations - 3) * m + 3 * n) // 2 for m, n in sides]
-    threads = threads_for(sum(macs), len(matrices), MACS_PER_THREAD)
-    longest = max(n for _, n in sides)
-    scratch = torch.zeros(threads, longest + max(2 * m * n + 5 * m * m for m, n in sides))
-    by_cost = sorted(range(len(matrices)), key=macs.__getitem__)
-    shares = [by_cost[i::threads] for i in range(threads)]  # alike in cost and, within one, in number
-    table = torch.tensor(
-        [[matrices[i].data_ptr(), found[i].data_ptr(), *matrices[i].shape] for share in shares for i in share]
-    )
-    starts = itertools.pairwise(itertools.accumulate(map(len, shares), initial=0))
-    parts = [(table.data_ptr(), scratch[i].data_ptr(), *part) for i, part in enumerate(starts)]
-    on_threads(lambda part: code.run[NAME](*part, longest, iterations), parts)
+def serves(numbers: Tensor, shapes: Shapes) -> bool:
+    """Whether `steps` can: float32 on the CPU, dense, of matrices whose sides fill vectors, one of them short."""
+    fits = all(min(m, n) <= LONGEST and m % 16 == 0 == n % 16 for m, n in shapes) and numbers.numel() > 0
+    return fits and llvm.reads(numbers) and numbers.dtype == torch.float32 and numbers.is_contiguous()
+
+
+def steps(numbers: Tensor, shapes: Shapes, coefficients: tuple[float, float, float], iterations: int) -> Tensor:
+    """Of matrices of these shapes, whose numbers lie one after another: each over its norm, after so many iterations of
+    the polynomial with these (a, b, c), times the root of its longer side; laid out alike."""
+    found = torch.empty_like(numbers)
+    code, plan = compiled(coefficients), plan_of(shapes, iterations, torch.get_num_threads())
+    scratch = torch.zeros(len(plan.parts), plan.scratch)
+    table = plan.table + torch.tensor([numbers.data_ptr(), found.data_ptr(), 0, 0])
+    parts = [(table.data_ptr(), scratch[i].data_ptr(), *part) for i, part in enumerate(plan.parts)]
+    on_threads(lambda part: code.run[NAME](*part, plan.longest, iterations), parts)
     return found
+
+
+class Plan(NamedTuple):
+    """How so many matrices are worked on. `table` is the kernel's, with places counted from the first number."""
+
+    table: Tensor
+    parts: tuple[tuple[int, int], ...]  # the first row of each thread, and the one after its last
+    longest: int
+    scratch: int  # floats of each thread
+
+
+@functools.cache
+def plan_of(shapes: Shapes, iterations: int, threads: int) -> Plan:
+    """That of matrices of these shapes, on at most so many threads; made once a process."""
+    sides = [(min(shape), max(shape)) for shape in shapes]
+    macs = [m * m * ((4 * iterations - 3) * m + 3 * n) // 2 for m, n in sides]
+    threads = threads_for(sum(macs), len(shapes), MACS_PER_THREAD)
+    by_cost = sorted(range(len(shapes)), key=macs.__getitem__)
+    shares = [by_cost[i::threads] for i in range(threads)]  # alike in cost and, within one, in number
+    starts = [4 * start for start in itertools.accumulate((m * n for m, n in shapes), initial=0)]
+    table = torch.tensor([[starts[i], starts[i], *shapes[i]] for share in shares for i in share])
+    parts = itertools.pairwise(itertools.accumulate(map(len, shares), initial=0))
+    longest = max(n for _, n in sides)
+    return Plan(table, tuple(parts), longest, longest + max(2 * m * n + 5 * m * m for m, n in sides))
 
 
 @functools.cache
@@ -110,6 +127,8 @@ def _module(machine: Machine, coefficients: Sequence[float]) -> "ir.Module":
             with as_its_transpose:
                 other_way(turned, own, n, m)
         total = _polynomials(b, machine.lanes, own, turned, zeros, m, n, iterations, coefficients)
+        root = b.call(intrinsic(b, "llvm.sqrt.f32", ir.FloatType(), [ir.FloatType()]), [b.sitofp(n, ir.FloatType())])
+        _scale(b, machine.lanes, total.place, total.place, b.mul(m, m), root)
         with b.if_else(wide) as (as_it_is, as_its_transpose):
             with as_it_is:
                 multiply(b, machine.lanes, result, total, own, zeros, m, n, m)

@@ -7,6 +7,8 @@ x and grad are (B, T, H, W, C) in memory, the kernel is (kt, kh, kw).
 """
 
 import functools
+import itertools
+import math
 from typing import Any
 
 import torch
@@ -48,17 +50,23 @@ def weight_gradient(x: Tensor, grad: Tensor, kernel_size: tuple[int, int, int]) 
     kernel = compiled(size[1], size[2])
     blocks = -(-channels // kernel.lanes)
     threads = threads_for(x.numel() * size[0] * size[1] * size[2], batch * blocks, MACS_PER_THREAD)
-    x, grad = (tensor.permute(0, 2, 3, 4, 1).contiguous() for tensor in (x, grad))
-    sums = torch.zeros(threads, blocks, *size, kernel.lanes)
+    x, grad = (tensor.contiguous(memory_format=torch.channels_last_3d) for tensor in (x, grad))
     # Allotted here: PyTorch called in a new thread would start threads of its own.
-    rows = torch.zeros(threads, frames * height * (width + size[2] - 1) * kernel.lanes)
-    plane = torch.zeros(threads, (height + size[1] - 1) * width * kernel.lanes)
+    parts = [
+        math.prod(size) * blocks * kernel.lanes,  # the sums
+        frames * height * (width + size[2] - 1) * kernel.lanes,
+        (height + size[1] - 1) * width * kernel.lanes,
+    ]
+    scratch = torch.zeros(threads, sum(parts))
+    starts = [4 * start for start in itertools.accumulate(parts[:-1], initial=0)]
+    places = [scratch.data_ptr() + 4 * i * sum(parts) for i in range(threads)]
     work = [
-        (x.data_ptr(), grad.data_ptr(), *(scratch[i].data_ptr() for scratch in (sums, rows, plane)), *part)
-        for i, part in enumerate(dealt(batch * blocks, threads))
+        (x.data_ptr(), grad.data_ptr(), *(place + start for start in starts), *part)
+        for place, part in zip(places, dealt(batch * blocks, threads), strict=True)
     ]
     on_threads(lambda part: kernel.run[NAME](*part, batch, channels, *grid, size[0]), work)
-    total = sums.sum(0).permute(0, 4, 1, 2, 3).reshape(-1, 1, *size)[:channels]
+    sums = scratch[:, : parts[0]].sum(0) if threads > 1 else scratch[0, : parts[0]]
+    total = sums.view(blocks, *size, kernel.lanes).permute(0, 4, 1, 2, 3).reshape(-1, 1, *size)[:channels]
     outside = [(k - n) // 2 for k, n in zip(kernel_size, size, strict=True)]
     return F.pad(total, [p for n in reversed(outside) for p in (n, n)]) if any(outside) else total.contiguous()
 

@@ -6,6 +6,7 @@ All on one thread: what is worth several is worth oneDNN's preparations.
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -41,17 +42,18 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool, r
     """
     batch, channels, *grid = x.shape
     weight = _within(weight, grid).contiguous()
-    bias = weight.new_zeros(channels) if bias is None else bias.contiguous()
     size = weight.shape[2:]
     kernel = compiled(size[2], min(STEP, grid[2]))
     blocks = -(-channels // kernel.lanes)
-    x = x.permute(0, 2, 3, 4, 1).contiguous()
-    found = torch.empty_like(x)
-    own = (size.numel() + 1) * blocks + grid[0] * grid[1] * (grid[2] + size[2] - 1)
-    scratch = torch.zeros(own * kernel.lanes)
-    places = [tensor.data_ptr() for tensor in (x, weight, bias, found, scratch)]
+    x = x.contiguous(memory_format=torch.channels_last_3d)
+    found = torch.empty(x.shape, memory_format=torch.channels_last_3d)  # with strides that PyTorch knows it by
+    own = (math.prod(size) + 1) * blocks + grid[0] * grid[1] * (grid[2] + size[2] - 1)
+    scratch = torch.zeros((own + blocks) * kernel.lanes)
+    no_bias = scratch.data_ptr() + 4 * own * kernel.lanes
+    start = no_bias if bias is None else bias.contiguous().data_ptr()
+    places = x.data_ptr(), weight.data_ptr(), start, found.data_ptr(), scratch.data_ptr()
     kernel.run[NAME](*places, batch, channels, *grid, size[0], size[1], flipped, residual)
-    return found.permute(0, 4, 1, 2, 3)
+    return found
 
 
 def _within(weight: Tensor, grid: Sequence[int]) -> Tensor:
