@@ -102,8 +102,7 @@ class LocalBlock(Residual):
         self.mlp = ConvMlp(stage.width, stage.hidden, ops) if stage.ffn else None
 
     def mhra(self, x: Tensor) -> Tensor:
-        ops = self.ops
-        return ops.dense(ops.depthwise(ops.dense(x, self.conv1), self.attn), self.conv2)
+        return self.ops.local_relation(x, self.conv1, self.attn, self.conv2)
 
     def forward(self, x: Tensor) -> Tensor:
         ops, x = self.ops, self.with_position(x)

@@ -51,10 +51,11 @@ def _padding(weight: Tensor) -> list[int]:
     return [k // 2 for k in weight.shape[2:]]
 
 
-def _forward(
+def convolution(
     x: Tensor, weight: Tensor, bias: Tensor | None, *, flipped: bool = False, residual: bool = False
 ) -> Tensor:
-    """As it stands in training: the kernel reversed on all axes, and x added, where that is asked for."""
+    """As a part of a training step, of which PyTorch records no gradients: the kernel reversed on all axes, and x
+    added, where that is asked for."""
     if own_convolution_serves(x, weight, bias):
         return tubes_cpu.convolution(x, weight, bias, flipped, residual)
     weight = _with_identity(weight) if residual else weight
@@ -90,7 +91,7 @@ class _Depthwise(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, residual: bool) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.has_bias, ctx.residual = bias is not None, residual
-        return _forward(x, weight, bias, residual=residual)
+        return convolution(x, weight, bias, residual=residual)
 
     @staticmethod
     @torch.amp.custom_bwd(device_type="cpu")
@@ -98,7 +99,7 @@ class _Depthwise(torch.autograd.Function):
         x, weight = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last_3d)
         need_x, need_weight, need_bias, _ = ctx.needs_input_grad
-        grad_x = _forward(grad, weight, None, flipped=True, residual=ctx.residual) if need_x else None
+        grad_x = convolution(grad, weight, None, flipped=True, residual=ctx.residual) if need_x else None
         grad_weight = weight_gradient(x, grad, weight) if need_weight else None
         grad_bias = grad.sum((0, 2, 3, 4)) if ctx.has_bias and need_bias else None
         return grad_x, grad_weight, grad_bias, None

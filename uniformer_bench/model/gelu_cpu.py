@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from uniformer_bench.errors import UbenchError
 from uniformer_bench.model.llvm import (
     INT64,
     POINTER,
@@ -46,7 +45,7 @@ A = (0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429)
 def forward_(x: Tensor) -> Tensor:
     """GELU, exact, of float32 x on the CPU, dense in memory; x, which nobody else may need, then holds its derivative.
 
-    A gradient made of it cannot be differentiated again, as the input is no more: see check_once.
+    A gradient made of it cannot be differentiated again, as the input is no more.
     """
     found, count, code = torch.empty_like(x), x.numel(), compiled()
     threads = threads_for(count, count, NUMBERS_PER_THREAD)
@@ -57,15 +56,6 @@ def forward_(x: Tensor) -> Tensor:
     ]
     on_threads(lambda part: code.run[NAME](*part), parts)
     return found
-
-
-def check_once() -> None:
-    """Raises UbenchError within a gradient of which a graph is to be created."""
-    if torch.is_grad_enabled():
-        raise UbenchError(
-            "the fast GELU in training is differentiated once, got a graph of its gradient to create; "
-            "build the model with implementation 'reference'"
-        )
 
 
 @functools.cache

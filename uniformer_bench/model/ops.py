@@ -16,14 +16,14 @@ from torch import Tensor, nn
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest
 from uniformer_bench.model.attention import attention, plain
+from uniformer_bench.model.branches import feed_forward, layer_of, local_relation
 from uniformer_bench.model.depthwise import depthwise_conv3d
-from uniformer_bench.model.feed_forward import feed_forward
 from uniformer_bench.model.linear import linear
 from uniformer_bench.model.patches import patch_conv3d, patches_serve
 from uniformer_bench.model.stem import stem_conv3d, stem_serves
 
 Convolution = Callable[[Tensor, nn.Conv3d], Tensor]
-Dense = nn.Linear | nn.Conv3d
+Dense = nn.Linear | nn.Conv3d  # on tokens, or of one tap on volumes
 
 
 class Ops(NamedTuple):
@@ -32,10 +32,10 @@ class Ops(NamedTuple):
     name: str
     enter: Callable[[Tensor], Tensor]  # the clips (B, C, T, H, W) in the memory layout of the rest
     convolution: Convolution  # dense, strided: stem and downsampling
-    depthwise: Convolution  # tube: stride 1, same size
-    position: Convolution  # DPE: the same, and x added
-    dense: Callable[[Tensor, Dense], Tensor]  # nn.Linear on tokens, 1x1x1 convolution on volumes
+    position: Convolution  # DPE: depthwise, stride 1, same size, and x added
+    dense: Callable[[Tensor, nn.Linear], Tensor]  # on tokens
     feed_forward: Callable[[Tensor, Dense, Dense], Tensor]  # dense, GELU, dense
+    local_relation: Callable[[Tensor, nn.Conv3d, nn.Conv3d, nn.Conv3d], Tensor]  # local MHRA: dense, tube, dense
     attention: Callable[[Tensor], Tensor]  # qkv (B, N, 3, heads, head_dim) -> (B, N, heads, head_dim)
     add: Callable[[Tensor, Tensor], Tensor]  # a residual and its branch, which may be overwritten
 
@@ -62,8 +62,12 @@ def _position(x: Tensor, conv: nn.Conv3d) -> Tensor:
     return x + _convolution(x, conv)
 
 
-def _dense(x: Tensor, layer: Dense) -> Tensor:
+def _dense(x: Tensor, layer: nn.Linear) -> Tensor:
     return layer(x)
+
+
+def _local_relation(x: Tensor, before: nn.Conv3d, tube: nn.Conv3d, after: nn.Conv3d) -> Tensor:
+    return after(_convolution(before(x), tube))
 
 
 def _feed_forward(x: Tensor, fc1: Dense, fc2: Dense) -> Tensor:
@@ -76,25 +80,22 @@ def _fast_convolution(x: Tensor, conv: nn.Conv3d) -> Tensor:
     return stem_conv3d(x, conv) if stem_serves(x, conv) else _convolution(x, conv)
 
 
-def _fast_depthwise(x: Tensor, conv: nn.Conv3d) -> Tensor:
-    return depthwise_conv3d(x, conv.weight, conv.bias)
-
-
 def _fast_position(x: Tensor, conv: nn.Conv3d) -> Tensor:
     return depthwise_conv3d(x, conv.weight, conv.bias, residual=True)
 
 
-def _fast_dense(x: Tensor, layer: Dense) -> Tensor:
-    if isinstance(layer, nn.Linear):
-        return linear(x, layer.weight, layer.bias)
-    return _volume(linear(_rows(x), layer.weight.flatten(1), layer.bias))
+def _fast_dense(x: Tensor, layer: nn.Linear) -> Tensor:
+    return linear(x, layer.weight, layer.bias)
 
 
 def _fast_feed_forward(x: Tensor, fc1: Dense, fc2: Dense) -> Tensor:
-    weights = fc1.weight, fc1.bias, fc2.weight, fc2.bias
     if isinstance(fc1, nn.Linear):
-        return feed_forward(x, *weights)
-    return _volume(feed_forward(_rows(x), *weights))
+        return feed_forward(x, layer_of(fc1), layer_of(fc2))
+    return _volume(feed_forward(_rows(x), layer_of(fc1), layer_of(fc2)))
+
+
+def _fast_local_relation(x: Tensor, before: nn.Conv3d, tube: nn.Conv3d, after: nn.Conv3d) -> Tensor:
+    return _volume(local_relation(_rows(x), layer_of(before), layer_of(tube), layer_of(after)))
 
 
 def _fast_add(x: Tensor, branch: Tensor) -> Tensor:
@@ -118,10 +119,10 @@ REFERENCE = Ops(
     name="reference",
     enter=torch.Tensor.contiguous,
     convolution=_convolution,
-    depthwise=_convolution,
     position=_position,
     dense=_dense,
     feed_forward=_feed_forward,
+    local_relation=_local_relation,
     attention=plain,
     add=torch.add,
 )
@@ -129,10 +130,10 @@ FAST = Ops(
     name="fast",
     enter=_channels_last,
     convolution=_fast_convolution,
-    depthwise=_fast_depthwise,
     position=_fast_position,
     dense=_fast_dense,
     feed_forward=_fast_feed_forward,
+    local_relation=_fast_local_relation,
     attention=attention,
     add=_fast_add,
 )
