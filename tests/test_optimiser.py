@@ -48,8 +48,9 @@ def by_kernel(given, iterations=ITERATIONS):
     shapes = tuple((len(matrix), len(matrix[0])) for matrix in given)
     numbers = torch.cat([matrix.flatten() for matrix in given])
     assert orthogonal_cpu.serves(numbers, shapes)
-    found = orthogonal_cpu.steps(numbers, shapes, QUINTIC, iterations).split([m * n for m, n in shapes])
-    return [own.view(shape) / max(shape) ** 0.5 for own, shape in zip(found, shapes, strict=True)]
+    (found,) = orthogonal_cpu.steps([numbers], (shapes,), QUINTIC, iterations)
+    parts = found.split([m * n for m, n in shapes])
+    return [own.view(shape) / max(shape) ** 0.5 for own, shape in zip(parts, shapes, strict=True)]
 
 
 def by_pytorch(given):
@@ -122,6 +123,17 @@ def test_matrices_of_all_shapes_go_through_at_once(monkeypatch):
     orthogonal_cpu.plan_of.cache_clear()
 
 
+@pytest.mark.skipif(not llvm.available(), reason="llvmlite is not installed")
+def test_matrices_of_several_tensors_go_through_at_once():
+    shapes = (((16, 32), (48, 16)), ((16, 16),))
+    numbers = [torch.cat([matrices(*shape).flatten() for shape in own]) for own in shapes]
+    for together, own, each in zip(
+        orthogonal_cpu.steps(numbers, shapes, QUINTIC, ITERATIONS), shapes, numbers, strict=True
+    ):
+        (alone,) = orthogonal_cpu.steps([each], (own,), QUINTIC, ITERATIONS)
+        assert torch.equal(together, alone)
+
+
 def test_pytorchs_route_has_matrices_of_all_shapes_in_their_places():
     given = [matrices(*shape) for shape in ((16, 32), (5, 7), (48, 16), (5, 7))]
     for together, matrix in zip(orthogonal(given), given, strict=True):
@@ -161,16 +173,27 @@ def test_the_first_two_steps_are_as_defined():
         assert (weight - expected).abs().max() < 1e-4
 
 
-def test_a_step_by_our_kernel_and_by_pytorchs_products_are_one():
-    """Beside a matrix that our kernel does not take all of them are PyTorch's."""
-    shapes = ((16, 32), (32, 16), (16, 1, 1, 3, 16))
+def test_a_step_by_our_kernel_and_by_pytorchs_products_are_one(monkeypatch):
+    shapes = ((16, 32), (32, 16), (16, 1, 1, 3, 16), (5, 7))
     ours, theirs = ([nn.Parameter(matrices(*shape)) for shape in shapes] for _ in range(2))
     gradients = [torch.cos(weight.detach()) for weight in ours]
-    step_by_muon(ours, gradients, 0.1, 0.01)
-    odd = nn.Parameter(matrices(5, 7))
-    step_by_muon([*theirs, odd], [*gradients, torch.ones(5, 7)], 0.1, 0.01)
+    flats = [Flat(ours[:3]), Flat(ours[3:])]
+    step_by_muon(ours, gradients, 0.1, 0.01, Optimisers([Muon(flats, 0.1, 0.01)], flats))
+    monkeypatch.setattr(orthogonal_cpu, "steps", None)  # one odd matrix has all of a tensor go by products
+    step_by_muon(theirs, gradients, 0.1, 0.01)
     for own, other in zip(ours, theirs, strict=True):
         assert (own - other).abs().max() < 1e-4
+
+
+def test_matrices_that_our_kernel_takes_lie_apart_from_the_others():
+    model = build(variant("micro"), 2)
+    optimisers = optimisers_of(model, Recipe(muon_lr=0.02))
+    *_, served, odd = names_by_optimiser(model, optimisers)
+    shapes = {name: (len(weight), weight[0].numel()) for name, weight in model.named_parameters() if weight.ndim > 1}
+    assert served
+    assert odd
+    assert all(orthogonal_cpu.fits(shapes[name]) for name in served)
+    assert not any(orthogonal_cpu.fits(shapes[name]) for name in odd)
 
 
 @pytest.mark.parametrize("largest", [0, 24, 36, 1000])
@@ -293,8 +316,8 @@ def test_only_kernels_and_matrices_decay():
 def test_muon_has_the_dense_layers_but_the_head():
     model = build(variant("micro"), 2)
     optimisers = optimisers_of(model, Recipe(muon_lr=0.02))
-    large, small, taken = names_by_optimiser(model, optimisers)
-    left = large | small
+    large, small, *dense = names_by_optimiser(model, optimisers)
+    left, taken = large | small, set[str]().union(*dense)
     assert taken | left == dict(model.named_parameters()).keys()
     assert not taken & left
     assert {"patch_embed1.proj.weight", "blocks1.0.conv1.weight", "blocks1.0.mlp.fc1.weight"} <= taken

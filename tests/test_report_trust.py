@@ -16,7 +16,7 @@ from uniformer_bench.report.info import Axes, Rung, RungRow, Trial, read_trials,
 from uniformer_bench.report.page import render
 from uniformer_bench.report.parallel import MOST, Dimension, dimensions
 from uniformer_bench.report.progress_figures import fidelity_figure, rungs_figure
-from uniformer_bench.report.trust import FINALS
+from uniformer_bench.report.trust import FINALS, drift
 
 AXES = Axes("accuracy", "latency")
 
@@ -83,6 +83,15 @@ def test_a_finalists_values_carry_their_intervals():
     }
     early = {"latency_ms": {"median": 1.5, "ci95": None}, "latency_ms_in_search": 2.0}  # of an older run
     assert [text for read in FINALS.values() if (text := read(early)) != "–"] == ["1.50\u00a0ms", "2.00\u00a0ms"]
+
+
+def test_a_machine_that_changed_its_speed_is_told():
+    rows = [{"latency_ms": {"median": 3.9}, "latency_ms_in_search": 2.6}, {"latency_ms": None}, {}]
+    other = {"latency_ms": {"median": 4.0}, "latency_ms_in_search": 5.0}
+    assert "are 0.80 to 1.50 times those in the search: the machine’s speed changed" in drift([*rows, other])
+    assert "are 1.50 to 1.50 times" in drift(rows)  # all alike: other trials' points are not
+    for steady in ([], rows[1:], [{"latency_ms": {"median": 2.2}, "latency_ms_in_search": 2.0}]):
+        assert drift(steady) == ""
 
 
 def test_only_finalists_are_on_the_front_where_there_are_any():

@@ -32,7 +32,6 @@ class Flat:
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         self.weights = tuple(weights)
-        self.shapes = tuple((len(weight), math.prod(weight.shape[1:])) for weight in weights)  # as matrices
         self.whole = nn.Parameter(torch.cat([weight.detach().flatten() for weight in weights]))
         self._parts = self.parts(self.whole.detach())
         for weight, part in zip(self.weights, self._parts, strict=True):
@@ -77,6 +76,7 @@ class Muon(torch.optim.Optimizer):
     def __init__(self, flats: Sequence[Flat], lr: float, weight_decay: float) -> None:
         super().__init__([flat.whole for flat in flats], {"lr": lr, "weight_decay": weight_decay})
         self._flats = tuple(flats)
+        self._shapes = tuple(tuple(map(_as_matrix, flat.weights)) for flat in flats)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # none is needed
@@ -87,9 +87,22 @@ class Muon(torch.optim.Optimizer):
         momenta = [self._momentum(whole) for whole in wholes]
         torch._foreach_lerp_(momenta, gradients, 1 - MOMENTUM)
         ahead = torch._foreach_lerp(gradients, momenta, MOMENTUM)
-        found = [_steps(flat, numbers) for flat, numbers in zip(self._flats, ahead, strict=True)]
+        found = self._steps(ahead)
         torch._foreach_mul_(wholes, 1 - group["lr"] * group["weight_decay"])
         torch._foreach_sub_(wholes, found, alpha=group["lr"] * ADAM_SIZE)
+
+    def _steps(self, ahead: Sequence[Tensor]) -> list[Tensor]:
+        """Of numbers laid out as the weights: each weight's, as a matrix, made orthogonal, times the root of its longer
+        side. What our kernel takes goes through it in one call."""
+        ours = [i for i, shapes in enumerate(self._shapes) if orthogonal_cpu.serves(ahead[i], shapes)]
+        others = [i for i in range(len(ahead)) if i not in ours]
+        found = dict[int, Tensor]()
+        if ours:
+            shapes = tuple(self._shapes[i] for i in ours)
+            steps = orthogonal_cpu.steps([ahead[i] for i in ours], shapes, QUINTIC, ITERATIONS)
+            found.update(zip(ours, steps, strict=True))
+        found.update(zip(others, _by_products([self._flats[i].parts(ahead[i]) for i in others]), strict=True))
+        return [found[i] for i in range(len(ahead))]
 
     def _momentum(self, whole: Tensor) -> Tensor:
         state: dict[str, Tensor] = self.state[whole]
@@ -98,15 +111,19 @@ class Muon(torch.optim.Optimizer):
         return state["momentum"]
 
 
-def _steps(flat: Flat, numbers: Tensor) -> Tensor:
-    """Of numbers laid out as the weights: each weight's, as a matrix of its first axis by the others, made orthogonal,
-    times the root of its longer side."""
-    if orthogonal_cpu.serves(numbers, flat.shapes):
-        return orthogonal_cpu.steps(numbers, flat.shapes, QUINTIC, ITERATIONS)
-    matrices = [part.flatten(1) for part in flat.parts(numbers)]
+def _as_matrix(weight: Tensor) -> tuple[int, int]:
+    """The shape of a weight as a matrix of its first axis by the others."""
+    return len(weight), math.prod(weight.shape[1:])
+
+
+def _by_products(groups: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The steps of weights, by PyTorch's products; those of a group one after another in a tensor."""
+    matrices = [part.flatten(1) for group in groups for part in group]
     found = orthogonal(matrices)
-    torch._foreach_mul_(found, [max(matrix.shape) ** 0.5 for matrix in matrices])
-    return torch.cat([step.flatten() for step in found])
+    for step in found:
+        step.mul_(max(step.shape) ** 0.5)
+    rest = iter(found)
+    return [torch.cat([next(rest).flatten() for _ in group]) for group in groups]
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
@@ -201,7 +218,8 @@ def optimisers_of(model: nn.Module, recipe: Recipe) -> Optimisers:
     adam = torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     if not by_muon or not recipe.muon_lr:
         return Optimisers([adam], large + small)
-    dense = flats_of(by_muon)
+    ours = [weight for weight in by_muon if orthogonal_cpu.fits(_as_matrix(weight))]
+    dense = flats_of(ours) + flats_of([weight for weight in by_muon if not orthogonal_cpu.fits(_as_matrix(weight))])
     return Optimisers([adam, Muon(dense, recipe.muon_lr, recipe.weight_decay)], large + small + dense)
 
 

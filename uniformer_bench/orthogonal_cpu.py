@@ -11,7 +11,7 @@ below a thousandth of the largest rounding leaves the result uncertain by up to 
 
 import functools
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,46 +54,67 @@ COLUMNS = 4  # of the table of matrices: where one is, where its result goes, ro
 Shapes = tuple[tuple[int, int], ...]
 
 
+def fits(shape: tuple[int, int]) -> bool:
+    """Whether the kernel has matrices of that shape: of sides that fill vectors, one of them short."""
+    m, n = shape
+    return min(m, n) <= LONGEST and m % 16 == 0 == n % 16 and m * n > 0
+
+
 def serves(numbers: Tensor, shapes: Shapes) -> bool:
-    """Whether `steps` can: float32 on the CPU, dense, of matrices whose sides fill vectors, one of them short."""
-    fits = all(min(m, n) <= LONGEST and m % 16 == 0 == n % 16 for m, n in shapes) and numbers.numel() > 0
-    return fits and llvm.reads(numbers) and numbers.dtype == torch.float32 and numbers.is_contiguous()
+    """Whether `steps` can: float32 on the CPU, dense, of matrices that all fit."""
+    dense = numbers.dtype == torch.float32 and numbers.is_contiguous()
+    return dense and llvm.reads(numbers) and all(map(fits, shapes))
 
 
-def steps(numbers: Tensor, shapes: Shapes, coefficients: tuple[float, float, float], iterations: int) -> Tensor:
-    """Of matrices of these shapes, whose numbers lie one after another: each over its norm, after so many iterations of
-    the polynomial with these (a, b, c), times the root of its longer side; laid out alike."""
-    found = torch.empty_like(numbers)
+def steps(
+    numbers: Sequence[Tensor],
+    shapes: tuple[Shapes, ...],
+    coefficients: tuple[float, float, float],
+    iterations: int,
+) -> list[Tensor]:
+    """Of matrices of these shapes, whose numbers lie one after another in each tensor: each over its norm, after so
+    many iterations of the polynomial with these (a, b, c), times the root of its longer side; laid out alike."""
+    found = [torch.empty_like(each) for each in numbers]
     code, plan = compiled(coefficients), plan_of(shapes, iterations, torch.get_num_threads())
     scratch = torch.zeros(len(plan.parts), plan.scratch)
-    table = plan.table + torch.tensor([numbers.data_ptr(), found.data_ptr(), 0, 0])
+    places = torch.tensor([[a.data_ptr(), b.data_ptr(), 0, 0] for a, b in zip(numbers, found, strict=True)])
+    table = plan.table + places[plan.owners]
     parts = [(table.data_ptr(), scratch[i].data_ptr(), *part) for i, part in enumerate(plan.parts)]
     on_threads(lambda part: code.run[NAME](*part, plan.longest, iterations), parts)
     return found
 
 
 class Plan(NamedTuple):
-    """How so many matrices are worked on. `table` is the kernel's, with places counted from the first number."""
+    """How so many matrices are worked on. `table` is the kernel's, with places counted from the first number of the
+    tensor that has the matrix, which `owners` names."""
 
     table: Tensor
+    owners: Tensor
     parts: tuple[tuple[int, int], ...]  # the first row of each thread, and the one after its last
     longest: int
     scratch: int  # floats of each thread
 
 
 @functools.cache
-def plan_of(shapes: Shapes, iterations: int, threads: int) -> Plan:
-    """That of matrices of these shapes, on at most so many threads; made once a process."""
-    sides = [(min(shape), max(shape)) for shape in shapes]
+def plan_of(shapes: tuple[Shapes, ...], iterations: int, threads: int) -> Plan:
+    """That of matrices of these shapes, in several tensors, on at most so many threads; made once a process."""
+    rows = [(owner, *row) for owner, own in enumerate(shapes) for row in _rows(own)]
+    sides = [(min(row[-2:]), max(row[-2:])) for row in rows]
     macs = [m * m * ((4 * iterations - 3) * m + 3 * n) // 2 for m, n in sides]
-    threads = threads_for(sum(macs), len(shapes), MACS_PER_THREAD)
-    by_cost = sorted(range(len(shapes)), key=macs.__getitem__)
+    threads = threads_for(sum(macs), len(rows), MACS_PER_THREAD)
+    by_cost = sorted(range(len(rows)), key=macs.__getitem__)
     shares = [by_cost[i::threads] for i in range(threads)]  # alike in cost and, within one, in number
-    starts = [4 * start for start in itertools.accumulate((m * n for m, n in shapes), initial=0)]
-    table = torch.tensor([[starts[i], starts[i], *shapes[i]] for share in shares for i in share])
+    owners, table = torch.tensor([rows[i] for share in shares for i in share]).split([1, COLUMNS], 1)
     parts = itertools.pairwise(itertools.accumulate(map(len, shares), initial=0))
     longest = max(n for _, n in sides)
-    return Plan(table, tuple(parts), longest, longest + max(2 * m * n + 5 * m * m for m, n in sides))
+    scratch = longest + max(2 * m * n + 5 * m * m for m, n in sides)
+    return Plan(table.contiguous(), owners.squeeze(1), tuple(parts), longest, scratch)
+
+
+def _rows(shapes: Shapes) -> Iterator[tuple[int, int, int, int]]:
+    """The table's, of matrices that lie one after another."""
+    starts = itertools.accumulate((4 * m * n for m, n in shapes), initial=0)
+    return ((start, start, m, n) for start, (m, n) in zip(starts, shapes, strict=False))
 
 
 @functools.cache

@@ -42,9 +42,10 @@ def local_relation(rows: Tensor, before: Layer, tube: Layer, after: Layer) -> Te
 
 def _serves(*tensors: Tensor | None) -> bool:
     """Whether a node of ours stands for the branch: where gradients are recorded, in float32 on the CPU."""
+    if not is_recorded(*tensors) or torch.is_autocast_enabled("cpu"):
+        return False
     present = [tensor for tensor in tensors if tensor is not None]
-    plain = llvm.reads(*present) and not torch.is_autocast_enabled("cpu")
-    return plain and is_recorded(*present) and all(tensor.dtype == torch.float32 for tensor in present)
+    return llvm.reads(*present) and all(tensor.dtype == torch.float32 for tensor in present)
 
 
 class _FeedForward(torch.autograd.Function):
@@ -90,6 +91,7 @@ class _LocalRelation(torch.autograd.Function):
         d_first: tuple[Tensor | None, ...] = (None, None, None)
         if any(need[:3]):
             d_volume = convolution(_volume(d_mixed), tube, None, flipped=True)
+            del d_mixed  # its memory, before the next products take theirs
             d_first = _dense_gradients(_rows_of(d_volume), rows, w1, need[:3])
         return *d_first, d_tube, d_bias, d_w2, d_b2
 
@@ -125,6 +127,6 @@ def _volume(rows: Tensor) -> Tensor:
 def _check_once() -> None:
     if torch.is_grad_enabled():
         raise UbenchError(
-            "the fast operators in training are differentiated once, got a graph of a gradient to create; "
+            "a fast block in training is differentiated once, got a graph of its gradient to create; "
             "build the model with implementation 'reference'"
         )

@@ -41,16 +41,16 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, flipped: bool, r
     `flipped` reverses the kernel on all axes, as the gradient to the input has it; `residual` adds x.
     """
     batch, channels, *grid = x.shape
-    weight = _within(weight, grid).contiguous()
+    weight, bias = _within(weight, grid).contiguous(), None if bias is None else bias.contiguous()
     size = weight.shape[2:]
     kernel = compiled(size[2], min(STEP, grid[2]))
     blocks = -(-channels // kernel.lanes)
     x = x.contiguous(memory_format=torch.channels_last_3d)
-    found = torch.empty(x.shape, memory_format=torch.channels_last_3d)  # with strides that PyTorch knows it by
+    found = torch.empty_like(x, memory_format=torch.channels_last_3d)  # with strides that PyTorch knows it by
     own = (math.prod(size) + 1) * blocks + grid[0] * grid[1] * (grid[2] + size[2] - 1)
     scratch = torch.zeros((own + blocks) * kernel.lanes)
     no_bias = scratch.data_ptr() + 4 * own * kernel.lanes
-    start = no_bias if bias is None else bias.contiguous().data_ptr()
+    start = no_bias if bias is None else bias.data_ptr()
     places = x.data_ptr(), weight.data_ptr(), start, found.data_ptr(), scratch.data_ptr()
     kernel.run[NAME](*places, batch, channels, *grid, size[0], size[1], flipped, residual)
     return found

@@ -3,7 +3,7 @@
 Each part stands where the run has its data, and says nothing where it has not.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from uniformer_bench.report.contents import Contents
@@ -13,6 +13,8 @@ from uniformer_bench.report.info import RungRow, rungs
 from uniformer_bench.report.markup import as_table, plot, scroll_table, table_row
 from uniformer_bench.report.text import MISSING, duration, escape, percent, shown
 from uniformer_bench.runs import known
+
+DRIFT = 1.25  # between two looks at the latency of one model: more than a short look is off by
 
 TRUST = (
     "Kendall’s rank correlation of accuracy after the short run with that after the longer training: 1 is the same "
@@ -90,8 +92,26 @@ def finalists(page: Contents) -> str:
     )
     reason = page.info.get("finalists_reason")
     missing = f" <strong>Not all was done: {escape(words(reason))}.</strong>" if reason else ""
-    note = f'<p class="note">{FINALS_NOTE}{missing}</p>'
+    note = f'<p class="note">{FINALS_NOTE}{missing}{drift(found)}</p>'
     return f"<h3>Finalists, measured again</h3>{note}{scroll_table(('trial', *kept), body)}"
+
+
+def drift(rows: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence where the machine's speed changed between the search's looks and the finalists'."""
+    pairs = [(_median_ms(row), known(row.get("latency_ms_in_search"))) for row in rows]
+    ratios = [later / before for later, before in pairs if later and before]
+    if max([1.0, *ratios]) / min([1.0, *ratios]) < DRIFT:
+        return ""
+    span = f"{min(ratios):.2f} to {max(ratios):.2f}"
+    return (
+        f" <strong>These latencies are {span} times those in the search: the machine’s speed changed in between, and "
+        "the points of other trials may be off by as much.</strong>"
+    )
+
+
+def _median_ms(row: Mapping[str, Any]) -> float | None:
+    latency_ms = row.get("latency_ms")
+    return known(latency_ms.get("median")) if isinstance(latency_ms, Mapping) else None
 
 
 def _opener(page: Contents, row: Mapping[str, Any]) -> str:
