@@ -21,7 +21,7 @@ def gpu_tensor(*shape, dtype=torch.float32):
     """Of that shape and type and, as it says of itself, on a GPU; it holds nothing."""
     tensor = torch.empty(shape, dtype=dtype, device="meta")
     return type("Tensor", (), {"device": torch.device("cuda"), "dtype": dtype, "shape": tensor.shape,
-                               "numel": lambda _: tensor.numel(), "__getitem__": lambda _, i: tensor[i]})()  # fmt: skip
+                               "numel": lambda _: tensor.numel(), "__len__": lambda _: len(tensor)})()  # fmt: skip
 
 
 @needs_triton
