@@ -36,8 +36,8 @@ def local_relation(rows: Tensor, before: Layer, tube: Layer, after: Layer) -> Te
     if _serves(rows, *before, *tube, *after):
         found: Tensor = _LocalRelation.apply(rows, *before, *tube, *after)
         return found
-    volume = _volume(linear(rows, *_flat(before)))
-    return linear(_rows_of(depthwise_conv3d(volume, *tube)), *_flat(after))
+    volume = volume_of_rows(linear(rows, *_flat(before)))
+    return linear(rows_of(depthwise_conv3d(volume, *tube)), *_flat(after))
 
 
 def _serves(*tensors: Tensor | None) -> bool:
@@ -73,26 +73,26 @@ class _LocalRelation(torch.autograd.Function):
         ctx: Any, rows: Tensor, w1: Tensor, b1: Tensor | None, tube: Tensor, b: Tensor | None, w2: Tensor,
         b2: Tensor | None,
     ) -> Tensor:  # fmt: skip
-        volume = _volume(_dense(rows, w1, b1))
+        volume = volume_of_rows(_dense(rows, w1, b1))
         mixed = convolution(volume, tube, b)
         ctx.save_for_backward(rows, volume, mixed, w1, tube, w2)
-        return _dense(_rows_of(mixed), w2, b2)
+        return _dense(rows_of(mixed), w2, b2)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         _check_once()
         rows, volume, mixed, w1, tube, w2 = ctx.saved_tensors
         need = ctx.needs_input_grad
-        d_mixed, d_w2, d_b2 = _dense_gradients(grad, _rows_of(mixed), w2, (any(need[:5]), *need[5:]))
+        d_mixed, d_w2, d_b2 = _dense_gradients(grad, rows_of(mixed), w2, (any(need[:5]), *need[5:]))
         if d_mixed is None:
             return None, None, None, None, None, d_w2, d_b2
-        d_tube = weight_gradient(volume, _volume(d_mixed), tube) if need[3] else None
+        d_tube = weight_gradient(volume, volume_of_rows(d_mixed), tube) if need[3] else None
         d_bias = d_mixed.sum((0, 1, 2, 3)) if need[4] else None
         d_first: tuple[Tensor | None, ...] = (None, None, None)
         if any(need[:3]):
-            d_volume = convolution(_volume(d_mixed), tube, None, flipped=True)
+            d_volume = convolution(volume_of_rows(d_mixed), tube, None, flipped=True)
             del d_mixed  # its memory, before the next products take theirs
-            d_first = _dense_gradients(_rows_of(d_volume), rows, w1, need[:3])
+            d_first = _dense_gradients(rows_of(d_volume), rows, w1, need[:3])
         return *d_first, d_tube, d_bias, d_w2, d_b2
 
 
@@ -116,11 +116,13 @@ def _flat(layer: Layer) -> Layer:
     return layer[0].flatten(1), layer[1]
 
 
-def _rows_of(volume: Tensor) -> Tensor:
+def rows_of(volume: Tensor) -> Tensor:
+    """(B, C, T, H, W) -> (B, T, H, W, C): free, and dense where the volume is channels-last."""
     return volume.permute(0, 2, 3, 4, 1)
 
 
-def _volume(rows: Tensor) -> Tensor:
+def volume_of_rows(rows: Tensor) -> Tensor:
+    """(B, T, H, W, C) -> (B, C, T, H, W): free, and channels-last where the rows are dense."""
     return rows.permute(0, 4, 1, 2, 3)
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from uniformer_bench.errors import UbenchError
 from uniformer_bench.files import nearest
 from uniformer_bench.model.attention import attention, plain
-from uniformer_bench.model.branches import feed_forward, layer_of, local_relation
+from uniformer_bench.model.branches import feed_forward, layer_of, local_relation, rows_of, volume_of_rows
 from uniformer_bench.model.depthwise import depthwise_conv3d
 from uniformer_bench.model.linear import linear
 from uniformer_bench.model.patches import patch_conv3d, patches_serve
@@ -42,7 +42,7 @@ class Ops(NamedTuple):
 
 def tokens_of(x: Tensor) -> Tensor:
     """(B, C, T, H, W) -> (B, T*H*W, C); a free view where x is channels-last."""
-    return _rows(x).flatten(1, 3)
+    return rows_of(x).flatten(1, 3)
 
 
 def volume_of(tokens: Tensor, grid: torch.Size) -> Tensor:
@@ -51,7 +51,7 @@ def volume_of(tokens: Tensor, grid: torch.Size) -> Tensor:
     Axes are cut before they are turned: the other way round leaves a single clip's axis with a stride by which PyTorch
     does not know channels-last memory, and convolutions copy it twice.
     """
-    return _volume(tokens.unflatten(1, grid))
+    return volume_of_rows(tokens.unflatten(1, grid))
 
 
 def _convolution(x: Tensor, conv: nn.Conv3d) -> Tensor:
@@ -91,24 +91,16 @@ def _fast_dense(x: Tensor, layer: nn.Linear) -> Tensor:
 def _fast_feed_forward(x: Tensor, fc1: Dense, fc2: Dense) -> Tensor:
     if isinstance(fc1, nn.Linear):
         return feed_forward(x, layer_of(fc1), layer_of(fc2))
-    return _volume(feed_forward(_rows(x), layer_of(fc1), layer_of(fc2)))
+    return volume_of_rows(feed_forward(rows_of(x), layer_of(fc1), layer_of(fc2)))
 
 
 def _fast_local_relation(x: Tensor, before: nn.Conv3d, tube: nn.Conv3d, after: nn.Conv3d) -> Tensor:
-    return _volume(local_relation(_rows(x), layer_of(before), layer_of(tube), layer_of(after)))
+    return volume_of_rows(local_relation(rows_of(x), layer_of(before), layer_of(tube), layer_of(after)))
 
 
 def _fast_add(x: Tensor, branch: Tensor) -> Tensor:
     recorded = torch.is_grad_enabled() and (x.requires_grad or branch.requires_grad)
     return x + branch if recorded or branch.dtype != x.dtype else branch.add_(x)
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.permute(0, 2, 3, 4, 1)  # (B, T, H, W, C): free, and dense where x is channels-last
-
-
-def _volume(rows: Tensor) -> Tensor:
-    return rows.permute(0, 4, 1, 2, 3)
 
 
 def _channels_last(x: Tensor) -> Tensor:
