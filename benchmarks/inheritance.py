@@ -27,6 +27,7 @@ from uniformer_bench.runs import Run, load_records
 from uniformer_bench.search.agreement import agreement
 from uniformer_bench.search.donors import Start, start_from
 from uniformer_bench.search.evaluate import trained_spec
+from uniformer_bench.search.executors import Crew
 from uniformer_bench.search.retraining import Lesson, Training, places_of, retrained
 from uniformer_bench.search.turns import turns_folder
 from uniformer_bench.space import stored_pick
@@ -61,7 +62,8 @@ def trained(run: Run, arm: Arm, start: Start) -> dict[int, float]:
         Training(number, trained_spec(each.trained, recipe), seed, 0.0, each.clip) for number, each in sample.items()
     ]
     places = places_of(worker_devices("cpu", None), turns_folder())
-    found = retrained(asked, lesson, places, timeout_s=None, left_s=lambda: math.inf, poll=lambda: True)
+    with Crew(len(places)) as crew:
+        found = retrained(asked, lesson, places, crew, timeout_s=None, left_s=lambda: math.inf, poll=lambda: True)
     return {trial: each.validation for (trial, _), each in found.scores.items() if each.validation is not None}
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from uniformer_bench.data import load_clips
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.search.evaluate import Result, Task, evaluate, trained_spec
-from uniformer_bench.search.executors import LocalExecutor
+from uniformer_bench.search.executors import Crew, LocalExecutor
 from uniformer_bench.search.feasible import sample_candidates
 from uniformer_bench.space import Space
 from uniformer_bench.space_file import load_space
@@ -66,11 +66,11 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as turns:
         tasks = tasks_of(load_space(given.space), given.trials, Path(turns))
-        executor = LocalExecutor(1, None, evaluate)
-        start_s = seconds(lambda: in_worker(executor, tasks[0]))
-        evaluate(tasks[0])  # both have loaded and compiled what they need
-        pairs = [pair(executor, task, random.Random(i).random() < 0.5) for i, task in enumerate(tasks)]
-        executor.stop()
+        with Crew(1) as crew:
+            executor = LocalExecutor(crew, None, evaluate)
+            start_s = seconds(lambda: in_worker(executor, tasks[0]))
+            evaluate(tasks[0])  # both have loaded and compiled what they need
+            pairs = [pair(executor, task, random.Random(i).random() < 0.5) for i, task in enumerate(tasks)]
     here = statistics.median(a for a, _ in pairs)
     extra = [b - a for a, b in pairs]
     low, middle, high = statistics.quantiles(extra, n=4)

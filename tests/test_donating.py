@@ -11,6 +11,7 @@ from uniformer_bench.recipe import Recipe
 from uniformer_bench.search import donating, plan
 from uniformer_bench.search.donating import Donation, donated, facts_of, train_donor
 from uniformer_bench.search.donors import donor_of, start_from
+from uniformer_bench.search.executors import Crew
 from uniformer_bench.search.turns import Turns
 from uniformer_bench.space import Input
 from uniformer_bench.space_file import parse_space
@@ -95,20 +96,26 @@ def test_a_donor_whose_loss_is_lost_is_an_error(donation):
         train_donor(donation)
 
 
-def test_one_that_is_there_is_not_trained_again(donation):
+@pytest.fixture(scope="module")
+def crew():
+    with Crew(1) as one:
+        yield one
+
+
+def test_one_that_is_there_is_not_trained_again(donation, crew):
     donation.file.write_bytes(b"there")
-    assert donated(donation, lambda: pytest.fail("nothing is waited for"))
+    assert donated(donation, crew, lambda: pytest.fail("nothing is waited for"))
 
 
-def test_a_stop_ends_the_training(donation):
-    assert not donated(donation, lambda: False)
+def test_a_stop_ends_the_training(donation, crew):
+    assert not donated(donation, crew, lambda: False)
     assert not donation.file.exists()
 
 
-def test_a_failure_in_the_worker_is_named(donation, tmp_path):
+def test_a_failure_in_the_worker_is_named(donation, crew, tmp_path):
     lost = {"source": str(tmp_path / "none"), "frames": 4, "size": (32, 32), "seed": 0, "cache": tmp_path}
     with pytest.raises(UbenchError, match=r"must be trained before its trials, got UbenchError: .*none"):
-        donated(donation._replace(data=lost), lambda: True)
+        donated(donation._replace(data=lost), crew, lambda: True)
 
 
 def test_a_plan_counts_what_the_donor_takes():

@@ -8,7 +8,7 @@ import pytest
 
 from tests.trials import end_of
 from uniformer_bench.search.evaluate import Result
-from uniformer_bench.search.executors import LocalExecutor
+from uniformer_bench.search.executors import Crew, LocalExecutor, only
 
 
 def misbehave(how):
@@ -28,9 +28,8 @@ def misbehave(how):
 
 @pytest.fixture
 def executor():
-    one = LocalExecutor(1, timeout_s=8, work=misbehave)
-    yield one
-    one.stop()
+    with Crew(1) as crew:
+        yield LocalExecutor(crew, timeout_s=8, work=misbehave)
 
 
 def outcome(executor, how):
@@ -54,12 +53,27 @@ def test_each_fault_is_one_trials_end(executor):
 
 
 def test_a_trials_own_time_out_is_no_limit_of_ours():
-    executor = LocalExecutor(1, timeout_s=None, work=misbehave)
-    ended = outcome(executor, "late")
-    executor.stop()
+    with Crew(1) as crew:
+        ended = outcome(LocalExecutor(crew, timeout_s=None, work=misbehave), "late")
     assert (ended.state, ended.reason) == ("crashed", "TimeoutError: the disk does not answer")
 
 
 def test_stopping_names_what_was_cut_short(executor):
     executor.submit("hang", "hang")
     assert executor.stop() == ["hang"]
+
+
+def process(_):
+    """Another work; runs in the worker."""
+    return os.getpid()
+
+
+def test_a_crew_lives_from_one_work_to_the_next_and_begins_anew_after_its_end():
+    with Crew(1) as crew:
+        first = only(process, None, crew, lambda: True)
+        executor = LocalExecutor(crew, None, process)
+        assert outcome(executor, "same") == first
+        assert executor.stop() == []  # nobody was at work, and nobody is ended
+        assert only(process, None, crew, lambda: True) == first
+        assert only(misbehave, "hang", crew, lambda: False) is None  # ends who was at it
+        assert only(process, None, crew, lambda: True) not in (first, os.getpid())

@@ -9,6 +9,7 @@ from uniformer_bench.data import load_clips
 from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.search import finalists
 from uniformer_bench.search.contest import Contest, Entrant, Times, measured
+from uniformer_bench.search.executors import Crew
 from uniformer_bench.search.finalists import Clock, Finalists, Terms, ended, reserve_s
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, retrained, train_again
 from uniformer_bench.search.run_files import MOST, as_searched, challengers_of, decided, finalists_of, remeasured
@@ -41,18 +42,24 @@ def contest(tmp_path):
     return Contest(entrants, 2, protocol, tmp_path / "turns", budget_s=0.2, seed=0)
 
 
-def test_every_architecture_gets_a_latency_and_its_stages(contest):
-    found = measured(contest, lambda: True)
+@pytest.fixture(scope="module")
+def crew():
+    with Crew(1) as one:
+        yield one
+
+
+def test_every_architecture_gets_a_latency_and_its_stages(contest, crew):
+    found = measured(contest, crew, lambda: True)
     assert [times.latency_ms["n"] >= 6 for times in found] == [True, True]
     assert all(times.latency_ms["stopped"] in ("target", "budget") for times in found)
     assert [len(times.stages_ms) for times in found] == 2 * [len(variant("micro").stages)]
     assert all(ms > 0 for times in found for ms in times.stages_ms)
 
 
-def test_a_worker_that_fails_and_a_search_that_stops_are_reasons(contest):
+def test_a_worker_that_fails_and_a_search_that_stops_are_reasons(contest, crew):
     broken = contest._replace(protocol=Protocol(device="cuda:63", frames=8, size=32))
-    assert str(measured(broken, lambda: True)).startswith("the finalists' worker crashed: ")
-    assert measured(contest, lambda: False) == "the search was stopped"
+    assert str(measured(broken, crew, lambda: True)).startswith("the finalists' worker crashed: ")
+    assert measured(contest, crew, lambda: False) == "the search was stopped"
 
 
 def record(number, accuracy, latency, *, baseline=None, state="complete", params=PARAMS[0]):
@@ -128,10 +135,10 @@ def training(trial, seed, expected_s=0.1):
     return Training(trial, parse_space(SPACE, "here").candidate(stored_pick(PARAMS[trial])).trained, seed, expected_s)
 
 
-def test_trainings_in_workers_come_to_the_same_as_here_and_what_takes_too_long_is_left_out(lesson, tmp_path):
+def test_trainings_in_workers_come_to_the_same_as_here_and_what_takes_too_long_is_left_out(lesson, crew, tmp_path):
     place, asked = Place("cpu", tmp_path), [training(0, 1), training(1, 1), training(1, 2, expected_s=99)]
     options = {"timeout_s": None, "left_s": lambda: 60.0, "poll": lambda: True}
-    scores, reason = retrained(asked, lesson, [place], **options)
+    scores, reason = retrained(asked, lesson, [place], crew, **options)
     assert reason == "the budget was spent"
     assert set(scores) == {(0, 1), (1, 1)}
     here = train_again((training(1, 1), lesson, place))
@@ -139,8 +146,11 @@ def test_trainings_in_workers_come_to_the_same_as_here_and_what_takes_too_long_i
     assert scores[0, 1] != here
     assert 0 < here.validation < 1
     assert 0 < here.test < 1
-    assert retrained(asked, lesson, [place], **options | {"left_s": lambda: 0.0}) == ({}, "the budget was spent")
-    assert retrained(asked, lesson, [place], **options | {"poll": lambda: False}) == ({}, "the search was stopped")
+    assert retrained(asked, lesson, [place], crew, **options | {"left_s": lambda: 0.0}) == ({}, "the budget was spent")
+    assert retrained(asked, lesson, [place], crew, **options | {"poll": lambda: False}) == (
+        {},
+        "the search was stopped",
+    )
 
 
 def test_a_training_that_diverges_is_a_reason(lesson, tmp_path):
@@ -155,7 +165,7 @@ def never():
 
 
 @pytest.fixture
-def terms(lesson, tmp_path):
+def terms(lesson, crew, tmp_path):
     return Terms(
         space=parse_space(SPACE, "here"),
         clips=load_clips(**lesson.data),
@@ -164,6 +174,7 @@ def terms(lesson, tmp_path):
         seed=7,
         seeds=1,
         places=(Place("cpu", tmp_path),),
+        crew=crew,
         training_threads=1,
         timeout_s=None,
     )
@@ -250,7 +261,7 @@ def test_who_stood_behind_one_that_breaks_a_limit_joins(terms, monkeypatch):
     ]
     calls = []
 
-    def timed(contest, poll):
+    def timed(contest, crew, poll):
         calls.append(len(contest.entrants))
         ms = [3.5, 1.0, 2.2][: len(contest.entrants)]
         return [Times({"median": m, "ci95": [m, m]}, [m]) for m in ms]

@@ -6,7 +6,7 @@ import os
 import signal
 
 from tests.faults.searches import ended, folder, killed, start, trials_of, wait_for, workers_of
-from uniformer_bench.search.executors import LocalExecutor
+from uniformer_bench.search.executors import Crew, LocalExecutor
 
 __all__ = ["folder"]
 FAULTS = {"3": "hang", "5": "segfault", "8": "exit", "11": "memory", "14": "nan"}
@@ -44,14 +44,14 @@ def test_a_worker_that_the_kernel_kills_is_replaced(folder):
 
 
 def test_a_worker_that_dies_before_it_begins_ends_one_trial():
-    executor, ends = LocalExecutor(1, None, str.upper), []
-    for key in ("first", "second"):
-        executor.submit(key, key)
-        if key == "first":
-            for child in multiprocessing.active_children():
-                os.kill(child.pid, signal.SIGKILL)
-        wait_for(lambda: ends.extend(executor.finished(0.2)) or not executor.free == 0, "its end")
-    executor.stop()
+    with Crew(1) as crew:
+        executor, ends = LocalExecutor(crew, None, str.upper), []
+        for key in ("first", "second"):
+            executor.submit(key, key)
+            if key == "first":
+                for child in multiprocessing.active_children():
+                    os.kill(child.pid, signal.SIGKILL)
+            wait_for(lambda: ends.extend(executor.finished(0.2)) or not executor.free == 0, "its end")
     (_, lost), (_, second) = ends
     assert (lost.state, lost.reason) == ("crashed", "the worker ended before it had begun")
     assert second == "SECOND"

@@ -15,7 +15,7 @@ from uniformer_bench.measure.protocol import Protocol
 from uniformer_bench.model import build, clips_like
 from uniformer_bench.model.inference import for_inference
 from uniformer_bench.search.evaluate import Result, latency_run, turns_of
-from uniformer_bench.search.executors import only
+from uniformer_bench.search.executors import Crew, only
 from uniformer_bench.search.retraining import STOPPED
 from uniformer_bench.space import Clip
 from uniformer_bench.spec import ArchSpec
@@ -69,12 +69,12 @@ def _stages_ms(spec: ArchSpec, num_classes: int, protocol: Protocol, budget_s: f
     return stage_latencies(model, clips, protocol, budget_s=budget_s)[:-1]
 
 
-def measured(contest: Contest, poll: Callable[[], bool]) -> list[Times] | str:
+def measured(contest: Contest, crew: Crew, poll: Callable[[], bool]) -> list[Times] | str:
     """Holds the contest in a worker process; the times, or why there are none.
 
     `poll` is called twice a second, and ends the contest by a False.
     """
-    found = only(hold, contest, poll)
+    found = only(hold, contest, crew, poll)
     if found is None:
         return STOPPED
     return f"the finalists' worker {found.state}: {found.reason}" if isinstance(found, Result) else found

@@ -19,7 +19,7 @@ from uniformer_bench.model import build
 from uniformer_bench.model.checkpoints import read_pickled, write_pickled
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.evaluate import Result, clips_of, turns_of
-from uniformer_bench.search.executors import only
+from uniformer_bench.search.executors import Crew, only
 from uniformer_bench.space import Input
 from uniformer_bench.spec import ArchSpec
 from uniformer_bench.train import ShortRun, to_input
@@ -52,14 +52,14 @@ class Donation(NamedTuple):
         return self.file.with_suffix(".part")
 
 
-def donated(donation: Donation, poll: Callable[[], bool]) -> bool:
+def donated(donation: Donation, crew: Crew, poll: Callable[[], bool]) -> bool:
     """Has the file written, unless it is there; False where `poll`, called twice a second, stopped it by a False.
 
     Raises UbenchError where nothing came of the training.
     """
     if donation.file.exists():
         return True
-    found = only(train_donor, donation, poll)
+    found = only(train_donor, donation, crew, poll)
     if isinstance(found, Result):
         raise UbenchError(f"a space's donor must be trained before its trials, got {found.reason}")
     return found is not None

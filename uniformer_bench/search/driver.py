@@ -19,7 +19,7 @@ from uniformer_bench.search.axes import described, fixed_axes
 from uniformer_bench.search.donating import donated, facts_of
 from uniformer_bench.search.donors import start_from
 from uniformer_bench.search.evaluate import Result, evaluate, without_numbers
-from uniformer_bench.search.executors import POLL_S, Executor, LocalExecutor
+from uniformer_bench.search.executors import POLL_S, Crew, Executor, LocalExecutor
 from uniformer_bench.search.feasible import closed_form_metrics, cost_of
 from uniformer_bench.search.finalists import Clock, Terms, ended, reserve_s
 from uniformer_bench.search.flights import Flight, checkpoint_of, donation_of, task_of
@@ -112,26 +112,27 @@ class Search:
     def run(self, on_change: Callable[["Search"], None]) -> Stopped:
         """Runs until done; `on_change` is called after every trial and at least every half second."""
         self._sweep()
-        with self._signals(), thread_count(1):  # a second one would take a worker's core for the sampler's small sums
-            self._train_donor(on_change)
-            reason = self._search(on_change)
+        one_thread = thread_count(1)  # a second one would take a worker's core for the sampler's small sums
+        with self._signals(), one_thread, Crew(len(self.means.devices)) as crew:
+            self._train_donor(crew, on_change)
+            reason = self._search(crew, on_change)
             if self._signal is None:
-                self._measure_finalists(on_change)
+                self._measure_finalists(crew, on_change)
         return Stopped(self._signal, reason)
 
-    def _search(self, on_change: Callable[["Search"], None]) -> str | None:
-        executor = self._executor_of(len(self.means.devices), self.means.timeout_s, evaluate)
+    def _search(self, crew: Crew, on_change: Callable[["Search"], None]) -> str | None:
+        executor = self._executor_of(crew, self.means.timeout_s, evaluate)
         try:
             return self._loop(executor, on_change)
         finally:
             self._mark_interrupted(executor.stop())
 
-    def _train_donor(self, on_change: Callable[["Search"], None]) -> None:
+    def _train_donor(self, crew: Crew, on_change: Callable[["Search"], None]) -> None:
         """Has the space's donor trained, unless it is, and every trial start from it."""
         if self.means.donor is None:
             return
         self.phase = DONATING
-        if donated(donation_of(self.means.donor, self.question, self.means), self._polling(on_change)):
+        if donated(donation_of(self.means.donor, self.question, self.means), crew, self._polling(on_change)):
             self.question = self.question._replace(start=start_from(self.means.donor))
             self.donor = facts_of(self.means.donor)
         self.phase = SEARCHING if self._signal is None else STOPPING
@@ -150,13 +151,12 @@ class Search:
             reason = f"the search's driver died {MOST_ORPHANED + 1} times while this ran, so it is not tried again"
             self._finish(trial, candidate, without_numbers("crashed", reason))
 
-    def _measure_finalists(self, on_change: Callable[["Search"], None]) -> None:
+    def _measure_finalists(self, crew: Crew, on_change: Callable[["Search"], None]) -> None:
         self.phase = FINALISTS
-        self.finalists = ended(
-            self.records, self.finalists, self._terms(), Clock(self._left_s, self._polling(on_change))
-        )
+        clock = Clock(self._left_s, self._polling(on_change))
+        self.finalists = ended(self.records, self.finalists, self._terms(crew), clock)
 
-    def _terms(self) -> Terms:
+    def _terms(self, crew: Crew) -> Terms:
         question, means = self.question, self.means
         return Terms(
             space=question.space,
@@ -167,6 +167,7 @@ class Search:
             start=question.start,
             seeds=means.finalist_seeds,
             places=places_of(means.devices, means.turns),
+            crew=crew,
             training_threads=means.training_threads,
             timeout_s=means.timeout_s,
         )

@@ -47,29 +47,53 @@ class Executor(Protocol):
     def stop(self) -> list[Any]: ...
 
 
-class LocalExecutor(Generic[T, R]):
-    """Worker processes of this machine, which do `work`. `submit` never blocks; `finished` gives results as they
-    come: what the work returned, or a Result whose state and reason say how it ended instead."""
+class Crew:
+    """Worker processes of this machine. They begin with the first task and live until `end`: what one phase of a search
+    has imported, loaded and compiled, the next has too. A task after the end begins new ones."""
 
-    def __init__(self, workers: int, timeout_s: float | None, work: Callable[[T], R]) -> None:
+    def __init__(self, workers: int) -> None:
         for name, value in WORKER_ENVIRONMENT.items():
             os.environ.setdefault(name, value)
-        self.workers, self._timeout_s, self._work = workers, timeout_s, work
+        self.workers = workers
         self._pool = _pool(workers)
+
+    def schedule(self, work: Callable[[T], R], task: T, timeout_s: float | None) -> "Future[R]":
+        """Has a worker do this, at most so long."""
+        with _interrupts_held():
+            if not self._pool.active:  # ended; or a worker died before it had begun, which breaks its pool
+                self.end()
+                self._pool = _pool(self.workers)
+            found: Future[R] = self._pool.schedule(work, args=[task], timeout=timeout_s)
+            return found
+
+    def end(self) -> None:
+        """Ends all workers at once, whatever they are at."""
+        self._pool.stop()
+        self._pool.join()
+
+    def __enter__(self) -> "Crew":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+class LocalExecutor(Generic[T, R]):
+    """Has a crew do `work`. `submit` never blocks; `finished` gives results as they come: what the work returned, or a
+    Result whose state and reason say how it ended instead."""
+
+    def __init__(self, crew: Crew, timeout_s: float | None, work: Callable[[T], R]) -> None:
+        self._crew, self._timeout_s, self._work = crew, timeout_s, work
         self._running: dict[Future[R], Any] = {}
 
     @property
     def free(self) -> int:
         """How many more trials can start at once."""
-        return self.workers - len(self._running)
+        return self._crew.workers - len(self._running)
 
     def submit(self, key: Any, task: T) -> None:
         """Starts a trial, known as `key` until it is finished."""
-        with _interrupts_held():
-            if not self._pool.active:  # a worker that dies before it has begun breaks its pool, and ends all in it
-                self._end_pool()
-                self._pool = _pool(self.workers)
-            self._running[self._pool.schedule(self._work, args=[task], timeout=self._timeout_s)] = key
+        self._running[self._crew.schedule(self._work, task, self._timeout_s)] = key
 
     def finished(self, wait_s: float) -> list[tuple[Any, R | Result]]:
         """The trials that ended, after at most this wait for the first."""
@@ -77,13 +101,10 @@ class LocalExecutor(Generic[T, R]):
         return [(self._running.pop(future), self._result(future)) for future in done]
 
     def stop(self) -> list[Any]:
-        """Ends all workers at once; gives the keys of the trials that were cut short."""
-        self._end_pool()
+        """Ends the crew's workers where they are at work; gives the keys of the trials that were cut short."""
+        if self._running:
+            self._crew.end()
         return list(self._running.values())
-
-    def _end_pool(self) -> None:
-        self._pool.stop()
-        self._pool.join()
 
     def _result(self, future: "Future[R]") -> R | Result:
         try:
@@ -98,12 +119,11 @@ class LocalExecutor(Generic[T, R]):
             return raised(error)
 
 
-def only(work: Callable[[T], R], task: T, poll: Callable[[], bool]) -> R | Result | None:
-    """What one task comes to in a worker of its own: what the work returned, or a Result that says how it ended.
-
-    None where `poll`, called twice a second, stopped it by a False.
+def only(work: Callable[[T], R], task: T, crew: Crew, poll: Callable[[], bool]) -> R | Result | None:
+    """What one task comes to while the rest of the crew waits: what the work returned, or a Result that says how it
+    ended. None where `poll`, called twice a second, stopped it by a False.
     """
-    executor = LocalExecutor(1, None, work)
+    executor = LocalExecutor(crew, None, work)
     executor.submit(None, task)
     try:
         while poll():

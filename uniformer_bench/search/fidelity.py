@@ -28,6 +28,7 @@ from uniformer_bench.runs import Run, load_records
 from uniformer_bench.search.agreement import agreement, equal_cost_bands, stratified, top_share
 from uniformer_bench.search.donors import Start, begin, donor_of
 from uniformer_bench.search.evaluate import trained_spec
+from uniformer_bench.search.executors import Crew
 from uniformer_bench.search.proxies import PROXIES
 from uniformer_bench.search.retraining import Lesson, Place, Scores, Training, places_of, retrained
 from uniformer_bench.search.run_files import as_searched
@@ -254,9 +255,11 @@ def _longer(sample: Sequence[Record], terms: _Terms, run: Path, say: Callable[[s
 
     fresh: Mapping[tuple[int, int], Scores] = {}
     if asked:
-        fresh = retrained(
-            asked, terms.lesson, terms.places, timeout_s=None, left_s=lambda: math.inf, poll=lambda: True, keep=keep
-        ).scores
+        with Crew(len(terms.places)) as crew:
+            fresh = retrained(
+                asked, terms.lesson, terms.places, crew,
+                timeout_s=None, left_s=lambda: math.inf, poll=lambda: True, keep=keep,
+            ).scores  # fmt: skip
     return kept.scores() | {trial: scores for (trial, _), scores in fresh.items()}
 
 

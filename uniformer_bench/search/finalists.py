@@ -17,6 +17,7 @@ from uniformer_bench.search.contest import Contest, Entrant, Times, measured
 from uniformer_bench.search.donors import Start
 from uniformer_bench.search.estimates import Estimate, SeedNoise, chances_on_front, mean_accuracy, seed_noise
 from uniformer_bench.search.evaluate import trained_spec
+from uniformer_bench.search.executors import Crew
 from uniformer_bench.search.pareto import to_losses
 from uniformer_bench.search.retraining import SPENT, Lesson, Place, Retrained, Scores, Training, retrained
 from uniformer_bench.search.run_files import challengers_of, finalists_of, remeasured
@@ -42,6 +43,7 @@ class Terms(NamedTuple):
     seed: int
     seeds: int
     places: tuple[Place, ...]  # one a worker
+    crew: Crew
     training_threads: int
     timeout_s: float | None
     start: Start | None = None  # the weights that their trainings inherit from
@@ -138,7 +140,7 @@ def _time(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: Cl
     budget_s = _timing_s(rows, clock.left_s())
     if budget_s <= 0:
         return f"latency was not measured again: {SPENT}"
-    found = measured(_contest(chosen, terms, budget_s), clock.poll)
+    found = measured(_contest(chosen, terms, budget_s), terms.crew, clock.poll)
     if isinstance(found, str):
         return f"latency was not measured again: {found}"
     for row, times in zip(rows, found, strict=True):
@@ -199,8 +201,9 @@ def _train(rows: Sequence[Row], chosen: Sequence[Record], terms: Terms, clock: C
     found = Retrained({}, None)
     if asked:
         found = retrained(
-            asked, _lesson(terms), terms.places, timeout_s=terms.timeout_s, left_s=clock.left_s, poll=clock.poll
-        )
+            asked, _lesson(terms), terms.places, terms.crew,
+            timeout_s=terms.timeout_s, left_s=clock.left_s, poll=clock.poll,
+        )  # fmt: skip
     by_trial = {row["trial"]: row for row in rows}
     for (trial, seed), scores in found.scores.items():
         _note(by_trial[trial], str(seed), scores)

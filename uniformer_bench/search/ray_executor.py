@@ -27,7 +27,7 @@ from uniformer_bench.files import write_whole
 from uniformer_bench.measure.environment import environment
 from uniformer_bench.search.donors import Start
 from uniformer_bench.search.evaluate import Result, Task, without_numbers
-from uniformer_bench.search.executors import one_line, raised, timed_out
+from uniformer_bench.search.executors import Crew, one_line, raised, timed_out
 from uniformer_bench.search.turns import device_turns, turns_folder
 
 MOST_MOVED = 2  # a third node that dies under the same trial may die of it
@@ -79,9 +79,10 @@ def ray_engine(address: str | None, most: int | None) -> Callable[..., "RayExecu
 
 
 def _executor(
-    address: str | None, most: int | None, workers: int, timeout_s: float | None, work: Callable[[Task], Result]
+    address: str | None, most: int | None, crew: Crew, timeout_s: float | None, work: Callable[[Task], Result]
 ) -> "RayExecutor":
-    return RayExecutor(address, timeout_s, work, most)  # the cluster says how many workers there are
+    crew.end()  # this machine's own workers would lie in the memory of the cluster's
+    return RayExecutor(address, timeout_s, work, most)
 
 
 class RayExecutor:

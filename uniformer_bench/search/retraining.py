@@ -16,7 +16,7 @@ from uniformer_bench.model import build
 from uniformer_bench.recipe import Recipe
 from uniformer_bench.search.donors import Start, begin
 from uniformer_bench.search.evaluate import Result, clips_of, turns_of
-from uniformer_bench.search.executors import POLL_S, LocalExecutor
+from uniformer_bench.search.executors import POLL_S, Crew, LocalExecutor
 from uniformer_bench.search.turns import device_turns
 from uniformer_bench.space import Clip
 from uniformer_bench.spec import ArchSpec
@@ -108,13 +108,14 @@ def retrained(
     asked: Sequence[Training],
     lesson: Lesson,
     places: Sequence[Place],
+    crew: Crew,
     *,
     timeout_s: float | None,
     left_s: Callable[[], float],
     poll: Callable[[], bool],
     keep: Callable[[int, Scores], None] = lambda trial, scores: None,
 ) -> Retrained:
-    """Trains in worker processes, one a place. `poll` is called twice a second, and stops it by a False; `keep` is
+    """Trains by a crew of one a place. `poll` is called twice a second, and stops it by a False; `keep` is
     told of each training of a trial as it ends.
 
     Seeds one after the other, so that where time is short every finalist has as many; in a seed the longest first, so
@@ -124,7 +125,7 @@ def retrained(
     waiting = sorted(asked, key=lambda training: (training.seed, -training.expected_s))
     running: dict[tuple[int, int], Place] = {}
     scores: dict[tuple[int, int], Scores] = {}
-    executor = LocalExecutor(len(places), timeout_s, train_again)
+    executor = LocalExecutor(crew, timeout_s, train_again)
     try:
         while poll():
             while executor.free and (training := _next(waiting, left_s())) is not None:
