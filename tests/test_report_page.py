@@ -127,6 +127,20 @@ def failing(run):
     return Run({**run.info, "hypervolume": {"reference": {}, "value": None, "history": []}}, run.trials)
 
 
+def infeasible(run):
+    for record in run.trials:
+        record.update(state="infeasible", front=False, metrics={"latency": 5.0 + record["number"]}, intervals={})
+    return Run({**run.info, "constraints": {"max_latency_ms": 4.5}}, run.trials)
+
+
+def test_a_page_without_a_choice_names_what_came_closest_to_the_limits():
+    said = "Nothing kept the limits yet; trial 0 came closest: max_latency_ms must be at most 4.5 ms, got 5."
+    assert said in read(render(infeasible(make_run(3)))).text
+    one = infeasible(make_run(3))
+    one.trials[1]["state"] = "pruned"
+    assert "came closest" not in read(render(one)).text
+
+
 @pytest.mark.parametrize(
     "run",
     [
@@ -135,10 +149,20 @@ def failing(run):
         make_run(1, baselines=False),
         make_run(40, baselines=False),
         failing(make_run(5)),
+        infeasible(make_run(5)),
         Run({"schema_version": 1}, []),
         Run({}, [{"number": 0, "state": "refused", "spec": None}]),
     ],
-    ids=["none", "one", "one that is no baseline", "no baselines", "only failures", "bare", "bare trial"],
+    ids=[
+        "none",
+        "one",
+        "one that is no baseline",
+        "no baselines",
+        "only failures",
+        "none fits",
+        "bare",
+        "bare trial",
+    ],
 )
 def test_the_page_works_from_the_first_trial_on(run):
     text = read(render(run)).text

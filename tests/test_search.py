@@ -17,8 +17,10 @@ import pytest
 from tests.videos import write_video
 from uniformer_bench.data import digits
 from uniformer_bench.errors import NothingFeasibleError, UbenchError
-from uniformer_bench.metrics import broken_limit
+from uniformer_bench.metrics import broken_limit, near_miss
 from uniformer_bench.search import session
+from uniformer_bench.search.display import line
+from uniformer_bench.search.driver import Progress
 from uniformer_bench.search.feasible import check_feasible
 from uniformer_bench.search.finalists import Finalists
 from uniformer_bench.search.study import COUNTED, UNCOUNTED, sampler_of
@@ -292,6 +294,18 @@ def test_limits_are_in_their_own_units():
         == "max_params_m must be at most 2 M parameters, got 2"
     )
     assert broken_limit({"macs": 1}, {"max_latency_ms": 1}) is None
+
+
+def test_where_nothing_keeps_the_limits_the_closest_is_named():
+    """Trial 4 is 1.5 times over one limit, 7 twice over the other, 9 1.2 times over one and 3 times over the other."""
+    limits = {"max_latency_ms": 2, "max_memory_mb": 10}
+    broken = {4: {"latency": 3.0}, 7: {"latency": 1.0, "memory": 2e7}, 9: {"latency": 2.4, "memory": 3e7}}
+    said = "nothing kept the limits yet; trial 4 came closest: max_latency_ms must be at most 2 ms, got 3"
+    assert near_miss(broken, limits) == said
+    records = [{"number": n, "state": "infeasible", "metrics": metrics} for n, metrics in broken.items()]
+    shown = Progress(records, 1, 0, 60, 1.0, None, constraints=limits)
+    assert line(shown, ("accuracy", "latency")) == f"3/60 trials, front of 0, 3 infeasible ({said}), 1 s gone"
+    assert line(shown._replace(paused=1), ("accuracy",)) == "3/60 trials, front of 0, 3 infeasible, 1 paused, 1 s gone"
 
 
 def test_feasibility_is_checked_by_samples():

@@ -1,5 +1,6 @@
 """Every number a trial can have, one row each. Search, storage, report and command line all read these rows."""
 
+import math
 from collections.abc import Mapping
 from typing import NamedTuple
 
@@ -70,3 +71,15 @@ def broken_limit(metrics: Mapping[str, float], constraints: Mapping[str, float])
         if value is not None and value > limit * row.scale:
             return f"{key} must be at most {limit:g} {row.unit}, got {value / row.scale:.4g}"
     return None
+
+
+def near_miss(broken: Mapping[int, Mapping[str, float]], constraints: Mapping[str, float]) -> str:
+    """Of trials by number, at least one, that each break a limit by these metrics: which comes closest."""
+    number = min(broken, key=lambda n: _times_over(broken[n], constraints))
+    return f"nothing kept the limits yet; trial {number} came closest: {broken_limit(broken[number], constraints)}"
+
+
+def _times_over(metrics: Mapping[str, float], constraints: Mapping[str, float]) -> float:
+    """How many times the limit a metric is at most, over those that are known."""
+    rows = [(metrics.get(LIMITS[key].metric), limit * LIMITS[key].scale) for key, limit in constraints.items()]
+    return max((value / limit for value, limit in rows if value is not None), default=math.inf)

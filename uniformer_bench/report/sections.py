@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from uniformer_bench.metrics import LIMITS, METRICS
+from uniformer_bench.metrics import LIMITS, METRICS, broken_limit, near_miss
 from uniformer_bench.report.answer import Choice
 from uniformer_bench.report.contents import Contents, span, title
 from uniformer_bench.report.figures import axis_title
@@ -84,8 +84,20 @@ def answer(page: Contents) -> str:
 def _no_answer(page: Contents) -> str:
     return (
         f'<p class="lede">Nothing to choose from yet.</p><p class="note">{escape(page.answer.rule)} '
-        f"{constraints(page)} What became of the trials is under “How it went”.</p>{_baselines(page)}"
+        f"{escape(_missed(page))}{constraints(page)} What became of the trials is under “How it went”.</p>"
+        f"{_baselines(page)}"
     )
+
+
+def _missed(page: Contents) -> str:
+    """A sentence on what came closest to the limits, where nothing that was measured has kept them."""
+    given = page.info.get("constraints") or {}
+    limits = {key: value for key, value in given.items() if key in LIMITS and isinstance(value, int | float)}
+    broken = {trial.number: trial.values for trial in page.trials if broken_limit(trial.values, limits)}
+    if not broken or any(trial.state in ("complete", "pruned") for trial in page.trials):
+        return ""
+    said = near_miss(broken, limits)
+    return f"{said[:1].upper()}{said[1:]}. "
 
 
 def _lede(page: Contents) -> str:

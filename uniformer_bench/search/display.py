@@ -10,7 +10,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from uniformer_bench.metrics import METRICS
+from uniformer_bench.metrics import METRICS, near_miss
 from uniformer_bench.printing import printable
 from uniformer_bench.search.driver import SEARCHING, Progress
 from uniformer_bench.search.run_files import front
@@ -74,6 +74,9 @@ def _counts(progress: Progress) -> tuple[int, str]:
     states = Counter(record["state"] for record in progress.records)
     others = [f", {n} {state}" for state, n in sorted(states.items()) if state != "complete"]
     others += [f", {progress.paused} paused"] if progress.paused else []
+    kept = progress.paused or states["complete"] or states["pruned"]
+    broken = {r["number"]: r["metrics"] for r in progress.records if r["state"] == "infeasible"}
+    others += [f" ({near_miss(broken, progress.constraints)})"] if broken and not kept else []
     return sum(states[state] for state in COUNTED), "".join(others)
 
 
