@@ -112,17 +112,23 @@ def test_energy_that_nobody_counts_is_refused_and_never_made_up(task):
     check_measurable(("latency",), ("cpu",))
 
 
+LATENCY, MEMORY = {"max_latency_ms": 1e-6}, {"max_memory_mb": 0.1}
+
+
 @pytest.mark.parametrize(
-    ("limits", "reason", "phases"),
+    ("limits", "measure", "phases"),
     [
-        ({"max_latency_ms": 1e-6}, "max_latency_ms must be at most 1e-06 ms", {"build", "latency"}),
-        ({"max_memory_mb": 0.1}, "max_memory_mb must be at most 0.1 MB", {"build", "latency", "memory"}),
+        (LATENCY, ("accuracy", "latency", "memory"), {"build", "memory", "latency"}),
+        (MEMORY, ("accuracy", "latency", "memory"), {"build", "memory"}),
+        (LATENCY, ("accuracy", "latency", "training_memory"), {"build", "latency"}),  # dearer than latency
+        (MEMORY, ("accuracy", "latency", "memory", "training_memory"), {"build", "latency", "memory"}),
     ],
 )
-def test_a_broken_limit_ends_it_there(task, limits, reason, phases):
-    found = evaluate(task._replace(constraints=limits))
+def test_a_broken_limit_ends_it_there_and_the_cheapest_is_looked_at_first(task, limits, measure, phases):
+    found = evaluate(task._replace(constraints=limits, measure=measure))
     assert found.state == "infeasible"
-    assert found.reason.startswith(reason)
+    [(key, limit)] = limits.items()
+    assert found.reason.startswith(f"{key} must be at most {limit:g} ")
     assert set(found.seconds) == phases
 
 

@@ -147,7 +147,7 @@ def test_the_front_and_the_baselines_get_the_full_protocol_once(folder):
 
 def test_halving_stops_two_of_three_and_goes_on_after_a_stop(folder):
     (folder / "halving.yaml").write_text(SPACE + "halving: {rungs: [0.4]}\n")
-    words = ["--space", str(folder / "halving.yaml"), "--run", "halved", "--workers", "1"]
+    words = ["--space", str(folder / "halving.yaml"), "--run", "halved", "--workers", "1", "--finalist-seeds", "0"]
     process = subprocess.Popen(
         command(folder, "--trials", "12", *words), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -182,7 +182,7 @@ def test_halving_stops_two_of_three_and_goes_on_after_a_stop(folder):
 
 
 def test_another_question_in_a_named_run_is_refused_with_the_difference(folder):
-    ubench(folder, "--trials", "1", "--run", "mine")
+    ubench(folder, "--trials", "1", "--run", "mine", "--finalist-seeds", "0")
     assert (folder / "results" / "mine" / "run.json").exists()
     _, said = ubench(folder, "--trials", "1", "--run", "mine", "--objectives", "accuracy,macs", code=1)
     assert "a run can only be resumed with the same question" in said
@@ -202,7 +202,8 @@ def test_a_comment_in_a_space_is_no_other_question(folder, tmp_path):
 
 
 def test_closed_form_limits_refuse_before_training_and_are_not_counted(folder):
-    document, _ = ubench(folder, "--trials", "3", "--max-params-m", "0.005", "--run", "limited")
+    words = ("--trials", "3", "--max-params-m", "0.005", "--run", "limited", "--finalist-seeds", "0")
+    document, _ = ubench(folder, *words)
     records = records_of(document)
     assert document["trials"]["total"] == 3
     assert document["trials"]["refused"] == sum(r["state"] == "refused" for r in records) > 0
@@ -235,7 +236,8 @@ def test_a_small_space_is_exhausted(folder):
             "depth: {low: 1, high: 2}, width: 8, kernel: [[1, 3, 3], 3]", "depth: 1, width: 8"
         )
     )
-    document, _ = ubench(folder, "--space", str(folder / "three.yaml"), "--trials", "50")
+    words = ("--space", str(folder / "three.yaml"), "--trials", "50", "--finalist-seeds", "0")
+    document, _ = ubench(folder, *words)
     assert document["trials"]["total"] == 4  # two mixers by two
 
 
@@ -247,7 +249,8 @@ def test_an_infeasible_space_says_so_before_any_training(folder):
 
 
 def test_an_interrupt_marks_queues_again_and_reports(folder):
-    options = command(folder, "--trials", "500", "--run", "stopped")
+    words = ("--run", "stopped", "--finalist-seeds", "0")
+    options = command(folder, "--trials", "500", *words)
     process = subprocess.Popen(options, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     run = folder / "results" / "stopped"
     deadline = time.monotonic() + 120
@@ -264,7 +267,7 @@ def test_an_interrupt_marks_queues_again_and_reports(folder):
     assert states.count("interrupted") == document["trials"]["interrupted"] >= 1
     study = optuna.load_study(study_name="stopped", storage=f"sqlite:///{run / 'study.db'}")
     assert not study.get_trials(states=(optuna.trial.TrialState.RUNNING,))
-    resumed, _ = ubench(folder, "--trials", str(document["trials"]["total"] + 1), "--run", "stopped")
+    resumed, _ = ubench(folder, "--trials", str(document["trials"]["total"] + 1), *words)
     assert resumed["trials"]["total"] == document["trials"]["total"] + 1
     cut = {json.dumps(r["params"], sort_keys=True) for r in records_of(document) if r["state"] == "interrupted"}
     later = [r for r in records_of(resumed) if r["state"] in COUNTED]
@@ -279,7 +282,7 @@ def test_a_folder_of_videos_is_searched(folder):
     for i, clip in enumerate(clips):
         (folder / "videos" / names[i // 6]).mkdir(parents=True, exist_ok=True)
         write_video(folder / "videos" / names[i // 6] / f"{i}.mp4", clip)
-    document, _ = ubench(folder, "--trials", "4", "--data", str(folder / "videos"))
+    document, _ = ubench(folder, "--trials", "4", "--data", str(folder / "videos"), "--finalist-seeds", "0")
     assert document["trials"]["complete"] == 4
     info = json.loads((Path(document["run"]) / "run.json").read_text())
     assert info["data"]["classes"] == list(names)
