@@ -92,7 +92,9 @@ def _no_answer(page: Contents) -> str:
 def _missed(page: Contents) -> str:
     """A sentence on what came closest to the limits, where nothing that was measured has kept them."""
     given = page.info.get("constraints") or {}
-    limits = {key: value for key, value in given.items() if key in LIMITS and isinstance(value, int | float)}
+    limits = {
+        key: value for key, value in given.items() if key in LIMITS and isinstance(value, int | float) and value > 0
+    }
     broken = {trial.number: trial.values for trial in page.trials if broken_limit(trial.values, limits)}
     if not broken or any(trial.state in ("complete", "pruned") for trial in page.trials):
         return ""
