@@ -114,7 +114,7 @@ def test_a_terminal_is_sent_no_code():
     complete = [record for record in run.trials if record["state"] == "complete"]
     for markup, record in zip((text for text in PAYLOADS if "[" in text or "\x1b" in text), complete, strict=False):
         alone = {**record, "pattern": "LLGG", "baseline": markup}
-        console.print(panel(Progress([alone], 1, 0, 220, 1.0, None), ("accuracy", "latency")))
+        console.print(panel(Progress([alone], 1, 0, 220, 1.0, None), ("accuracy", "latency"), {}))
     assert "[red]<0>" in out.getvalue()
     bar = DecodingBar(console)
     for payload in PAYLOADS[:50]:

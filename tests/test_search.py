@@ -304,11 +304,15 @@ def test_where_nothing_keeps_the_limits_the_closest_is_named():
     limits = {"max_latency_ms": 2, "max_memory_mb": 10}
     broken = {4: {"latency": 3.0}, 7: {"latency": 1.0, "memory": 2e7}, 9: {"latency": 2.4, "memory": 3e7}}
     said = "nothing kept the limits yet; trial 4 came closest: max_latency_ms must be at most 2 ms, got 3"
-    assert near_miss(broken, limits) == said
+    rows = [(n, "infeasible", metrics) for n, metrics in broken.items()]
+    assert near_miss(rows, limits) == said
+    assert near_miss([*rows, (10, "pruned", {"latency": 1.0})], limits) is None
+    assert near_miss([(11, "refused", {"latency": 3.0})], limits) is None
     records = [{"number": n, "state": "infeasible", "metrics": metrics} for n, metrics in broken.items()]
-    shown = Progress(records, 1, 0, 60, 1.0, None, constraints=limits)
-    assert line(shown, ("accuracy", "latency")) == f"3/60 trials, front of 0, 3 infeasible ({said}), 1 s gone"
-    assert line(shown._replace(paused=1), ("accuracy",)) == "3/60 trials, front of 0, 3 infeasible, 1 paused, 1 s gone"
+    shown = Progress(records, 1, 0, 60, 1.0, None)
+    assert line(shown, ("accuracy", "latency"), limits) == f"3/60 trials, front of 0, 3 infeasible ({said}), 1 s gone"
+    paused = shown._replace(paused=1)
+    assert line(paused, ("accuracy",), limits) == "3/60 trials, front of 0, 3 infeasible, 1 paused, 1 s gone"
 
 
 def test_feasibility_is_checked_by_samples():

@@ -1,7 +1,6 @@
 """Every number a trial can have, one row each. Search, storage, report and command line all read these rows."""
 
-import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 from uniformer_bench.errors import UbenchError
@@ -73,13 +72,22 @@ def broken_limit(metrics: Mapping[str, float], constraints: Mapping[str, float])
     return None
 
 
-def near_miss(broken: Mapping[int, Mapping[str, float]], constraints: Mapping[str, float]) -> str:
-    """Of trials by number, at least one, that each break a limit by these metrics: which comes closest."""
-    number = min(broken, key=lambda n: _times_over(broken[n], constraints))
-    return f"nothing kept the limits yet; trial {number} came closest: {broken_limit(broken[number], constraints)}"
+def near_miss(trials: Iterable[tuple[int, str, Mapping[str, float]]], constraints: Mapping[str, float]) -> str | None:
+    """Where no trial (its number, state and metrics) has kept the limits, but some were measured and broke them: which
+    came closest."""
+    broken = []
+    for number, state, metrics in trials:
+        if state in ("complete", "pruned"):
+            return None
+        if state == "infeasible" and (reason := broken_limit(metrics, constraints)):
+            broken.append((_times_over(metrics, constraints), number, reason))
+    if not broken:
+        return None
+    _, closest, reason = min(broken)
+    return f"nothing kept the limits yet; trial {closest} came closest: {reason}"
 
 
 def _times_over(metrics: Mapping[str, float], constraints: Mapping[str, float]) -> float:
-    """How many times the limit a metric is at most, over those that are known."""
+    """How many times its limit a metric is at most, of those that are known: one at least."""
     rows = [(metrics.get(LIMITS[key].metric), limit * LIMITS[key].scale) for key, limit in constraints.items()]
-    return max((value / limit for value, limit in rows if value is not None), default=math.inf)
+    return max(value / limit for value, limit in rows if value is not None)

@@ -107,7 +107,7 @@ def search(as_json: bool, debug: bool, **options: Any) -> None:
 
     _warn_of_password(options["storage"])
     terminal = console()
-    with DecodingBar(terminal) as bar, Display(terminal, space.objectives) as display:
+    with DecodingBar(terminal) as bar, Display(terminal, space.objectives, space.constraints) as display:
         finished = run_search(_search_options(space, options), display.show, bar)
     print_document(finished.document, as_json, _search_text(finished.document))
     if finished.stopped.signal is not None:

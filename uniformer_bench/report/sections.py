@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from uniformer_bench.metrics import LIMITS, METRICS, broken_limit, near_miss
+from uniformer_bench.metrics import LIMITS, METRICS, near_miss
 from uniformer_bench.report.answer import Choice
 from uniformer_bench.report.contents import Contents, span, title
 from uniformer_bench.report.figures import axis_title
@@ -95,11 +95,8 @@ def _missed(page: Contents) -> str:
     limits = {
         key: value for key, value in given.items() if key in LIMITS and isinstance(value, int | float) and value > 0
     }
-    broken = {trial.number: trial.values for trial in page.trials if broken_limit(trial.values, limits)}
-    if not broken or any(trial.state in ("complete", "pruned") for trial in page.trials):
-        return ""
-    said = near_miss(broken, limits)
-    return f"{said[:1].upper()}{said[1:]}. "
+    said = near_miss([(trial.number, trial.state, trial.values) for trial in page.trials], limits)
+    return f"{said[:1].upper()}{said[1:]}. " if said else ""
 
 
 def _lede(page: Contents) -> str:

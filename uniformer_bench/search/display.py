@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Mapping
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -23,8 +24,8 @@ SHOWN = 6  # members of the front
 class Display:
     """Shows progress as a live panel on a terminal, as lines elsewhere."""
 
-    def __init__(self, console: Console, objectives: tuple[str, ...]) -> None:
-        self._console, self._objectives = console, objectives
+    def __init__(self, console: Console, objectives: tuple[str, ...], constraints: Mapping[str, float]) -> None:
+        self._console, self._objectives, self._constraints = console, objectives, constraints
         live = console.is_terminal and not console.is_dumb_terminal
         self._live = Live(console=console, refresh_per_second=2, transient=True) if live else None
         self._line_at, self._phase = 0.0, SEARCHING
@@ -41,23 +42,23 @@ class Display:
     def show(self, progress: Progress) -> None:
         if self._live:
             self._live.start()  # only now: before a search, loading may have shown a bar of its own
-            self._live.update(panel(progress, self._objectives))
+            self._live.update(panel(progress, self._objectives, self._constraints))
         elif time.monotonic() - self._line_at >= LINE_EVERY_S or progress.phase != self._phase:
             self._line_at, self._phase = time.monotonic(), progress.phase
-            self._console.print(line(progress, self._objectives), highlight=False, soft_wrap=True)
+            self._console.print(line(progress, self._objectives, self._constraints), highlight=False, soft_wrap=True)
 
 
-def line(progress: Progress, objectives: tuple[str, ...]) -> str:
+def line(progress: Progress, objectives: tuple[str, ...], constraints: Mapping[str, float]) -> str:
     """One line: how many trials, the front, failures by cause, the time."""
-    counted, parts = _counts(progress)
+    counted, parts = _counts(progress, constraints)
     members = front(progress.records, objectives)
     best = f", best {_value(objectives[0], members[0])}" if members else ""
     return f"{counted}/{progress.trials} trials, front of {len(members)}{best}{parts}, {_times(progress)}"
 
 
-def panel(progress: Progress, objectives: tuple[str, ...]) -> Group:
+def panel(progress: Progress, objectives: tuple[str, ...], constraints: Mapping[str, float]) -> Group:
     """The bar, the front's first members, failures by cause, the time."""
-    counted, parts = _counts(progress)
+    counted, parts = _counts(progress, constraints)
     bar = ProgressBar(total=progress.trials, completed=counted, width=40)
     table = Table("trial", "stages", *(METRICS[key].label for key in objectives), box=None, pad_edge=False)
     members = front(progress.records, objectives)
@@ -70,13 +71,13 @@ def panel(progress: Progress, objectives: tuple[str, ...]) -> Group:
     return Group(bar, Text(f"{counted} of {progress.trials} trials{parts}, {_times(progress)}"), table, more)
 
 
-def _counts(progress: Progress) -> tuple[int, str]:
+def _counts(progress: Progress, constraints: Mapping[str, float]) -> tuple[int, str]:
     states = Counter(record["state"] for record in progress.records)
     others = [f", {n} {state}" for state, n in sorted(states.items()) if state != "complete"]
     others += [f", {progress.paused} paused"] if progress.paused else []
-    kept = progress.paused or states["complete"] or states["pruned"]
-    broken = {r["number"]: r["metrics"] for r in progress.records if r["state"] == "infeasible"}
-    others += [f" ({near_miss(broken, progress.constraints)})"] if broken and not kept else []
+    rows = [(record["number"], record["state"], record["metrics"]) for record in progress.records]
+    missed = None if progress.paused else near_miss(rows, constraints)
+    others += [f" ({missed})"] if missed else []
     return sum(states[state] for state in COUNTED), "".join(others)
 
 

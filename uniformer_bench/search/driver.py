@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from types import FrameType, MappingProxyType
+from types import FrameType
 from typing import Any, NamedTuple
 
 import optuna
@@ -48,7 +48,6 @@ class Progress(NamedTuple):
     elapsed_s: float
     left_s: float | None
     phase: str = SEARCHING
-    constraints: Mapping[str, float] = MappingProxyType({})
 
 
 class Stopped(NamedTuple):
@@ -103,9 +102,8 @@ class Search:
         pace = (self._clock() - self._start) / done if done else None
         left = None if pace is None else pace * (self.means.trials - self.counted)
         return Progress(
-            self.records, len(self._in_flight), len(self._paused), self.means.trials, self.elapsed_s, left, self.phase,
-            self.question.space.constraints,
-        )  # fmt: skip
+            self.records, len(self._in_flight), len(self._paused), self.means.trials, self.elapsed_s, left, self.phase
+        )
 
     def hypervolume(self) -> dict[str, Any]:
         """The hypervolume with its axes and its course, for run.json; null until the axes are fixed."""
